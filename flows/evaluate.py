@@ -3,8 +3,6 @@
 Trains nothing.
 """
 
-from __future__ import annotations
-
 from prefect import flow
 
 from flows.entry.command_line import run_by_hand

@@ -8,8 +8,6 @@ could not be written: what is held is closed all the same. While the exchange re
 and closes when that has ended.
 """
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from functools import partial

@@ -1,7 +1,5 @@
 """Bring a market, or many, up to the last closed candle."""
 
-from __future__ import annotations
-
 from prefect import flow
 from prefect.logging import get_run_logger
 

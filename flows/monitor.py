@@ -6,8 +6,6 @@ By hand it looks once, said or not, and its exit status is 1 when something need
 health check.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

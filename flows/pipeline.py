@@ -1,7 +1,5 @@
 """The main job: bring a market up to date, then retrain its model and judge it; or do so for many markets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any

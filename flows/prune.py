@@ -1,7 +1,5 @@
 """Free space in DSC_HOME: what nobody needs any more goes, as it does after every retrain."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from cyclopts import Parameter

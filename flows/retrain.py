@@ -1,7 +1,5 @@
 """From stored candles to a judged version: dataset, folds, baselines, latency, leaks, publish, promote or keep."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Put the champion before the present one in force again, or show the history."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from flows.entry.command_line import run_by_hand

@@ -1,7 +1,5 @@
 """The search for a network: variations of a base, walked forward and ranked by log-loss; publishes nothing."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from cyclopts import Parameter

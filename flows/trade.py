@@ -1,7 +1,5 @@
 """Trade markets bar by bar: signals as lines of JSON, or fills on paper; the session is journalled and replayed."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated, Literal

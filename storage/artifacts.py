@@ -16,8 +16,6 @@ Nothing that is read here is executed: files are bytes, metadata is JSON, and on
 allowed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Pydantic reads the same types, so Prefect's form shows the bounds and its server
 begins. `Checked` checks them wherever else a config is made, with error messages of this project.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import operator

@@ -1,8 +1,6 @@
 """Candles, funding, gaps, rejected rows and runs, in one DuckDB file that other tools can open too."""
 # ruff: noqa: S608 - statements are built from constants; every value is passed as a parameter
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The champion history of a market: append-only numbered entries, of which the highest is the current champion."""
 
-from __future__ import annotations
-
 import re
 import secrets
 from collections.abc import Mapping

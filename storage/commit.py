@@ -4,8 +4,6 @@ Afterwards every closed bar of the window is either in `candles` or in `gaps`, n
 """
 # ruff: noqa: S608 - statements are built from this file's constants; every value is passed as a parameter
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

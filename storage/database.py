@@ -11,8 +11,6 @@ commit then silently replaced that one. It also lets two connections of one proc
 time, and stores both rows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging

@@ -14,8 +14,6 @@ arrays' headers, which are part of NumPy's binary interface (ndarraytypes.h, PyA
     status = step(x, out)
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """A lock across processes, which the operating system frees when its holder exits or is killed."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -5,8 +5,6 @@ conditional write: S3 (`If-None-Match: *`, s3fs), Google Cloud (`ifGenerationMat
 fsspec checks first and then writes, which is safe only for one writer at a time; a warning is logged.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

@@ -1,7 +1,5 @@
 """Permissions of created files: only the owner can read the home; files at a shared place get the user's umask."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Frees disk space: removes intermediate results, versions, datasets and temporary files that are no longer needed."""
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Callable, Collection, Set
 from contextlib import suppress

@@ -6,8 +6,6 @@ An ingest replaces the file atomically after its last commit, so readers and wri
 between commit and replacement leaves the older file until the next ingest.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -8,8 +8,6 @@ so a killed run leaves all of it or nothing. The folder may be deleted while not
 time, since every lookup marks the result as used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

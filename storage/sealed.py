@@ -1,7 +1,5 @@
 """JSON documents with a seal (a hash of their content) and, if DSC_ARTIFACT_KEY is set, a signature."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 It is stored in a file that only the owner can read. Anyone who can read it has all of the owner's rights.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

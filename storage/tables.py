@@ -1,7 +1,5 @@
 """Columns as Parquet bytes and back."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from typing import Any

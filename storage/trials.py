@@ -10,8 +10,6 @@ search has not traded, so it is not a trial; but a strategy that was chosen from
 the log has entries.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Names of versions and their folders; no valid name can lead out of its folder."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Atomic replacement of small files: a reader sees either the old or the new content, even with several writers."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

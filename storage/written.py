@@ -1,7 +1,5 @@
 """Formatting of values in reports, on pages and in terminals: with their unit, and never as NaN or infinity."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Literal

@@ -1,7 +1,5 @@
 """Data tasks: candles and funding into the store, stored candles into an immutable dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Evaluation tasks: how fast a trained model is, whether it saw the future, and what its predictions were worth."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 

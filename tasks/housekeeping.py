@@ -1,7 +1,5 @@
 """Housekeeping task: what nobody needs any more makes room."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Judging tasks: a model against the champion of the moment, or a new listing's by markets that it never saw."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

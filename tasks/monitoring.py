@@ -1,7 +1,5 @@
 """Monitoring tasks: look at every market, show what was found, and tell somebody where its state changed."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping

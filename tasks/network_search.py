@@ -1,7 +1,5 @@
 """Search tasks: networks around a base, trained alike, ranked by log-loss on unseen bars."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from prefect import task

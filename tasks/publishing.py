@@ -1,7 +1,5 @@
 """Publishing tasks: a judged model becomes a version, is promoted or not; which version was the champion when."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta

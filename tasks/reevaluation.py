@@ -1,7 +1,5 @@
 """Reevaluation tasks: a stored version measured again, a session replayed."""
 
-from __future__ import annotations
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger

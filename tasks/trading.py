@@ -1,7 +1,5 @@
 """Trading task: one session from its first bar to its summary, and what a backtest says of the same bars."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -6,8 +6,6 @@ the other; `prepare_fold` and `train_baselines` may run beside them. torch is im
 that ends early does without it, and a run has it while its server starts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

@@ -7,8 +7,6 @@ parent that is killed can tell nobody, so the child looks. Prefect's worker star
 the work pool says so.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import runpy

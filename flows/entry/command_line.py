@@ -3,8 +3,6 @@
 What a person sees is the display of its stages and then what it came to; Prefect's own lines go to a log.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools

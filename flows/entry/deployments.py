@@ -1,7 +1,5 @@
 """What the Prefect server of an operation is given: the work pool, and the deployments of prefect.yaml."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What each process of an operation is told by its environment: what it needs, and no key that it does not."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ The halves are for two cores: the installer runs both side by side. Whatever fai
 changed afterwards, is compiled where it is first needed.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 

@@ -7,8 +7,6 @@ server refuses a value out of bounds when a run is created, before anything star
 A config inside another, and what the flow marks as `Folded`, is one line that says "as usual" until somebody opens it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import re

@@ -5,8 +5,6 @@ fresh home waits for. A copy takes none; the server looks at it as at any databa
 date where it is not.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """Headers that every answer of a server carries, refusals included."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders

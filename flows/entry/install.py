@@ -12,8 +12,6 @@ one: so it gets what pip is set to, and the very file of torch that pip would ta
 or uv fails, pip does it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Ctrl-C or SIGTERM on a run by hand: one line, status 130 or 143, a few seconds, whatever computes at that moment."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

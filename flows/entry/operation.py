@@ -9,8 +9,6 @@ secret that the server asks for, heartbeats that the look at stale runs relies o
 its own for a run that has lost the one it should use.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """The parameters that flows share, with their titles in the form; and what a run is called by them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated
 

@@ -5,8 +5,6 @@ errors the flow's line is kept, without the traceback, and what says that a step
 first traceback.
 """
 
-from __future__ import annotations
-
 import logging
 
 _OF_TASKS = "prefect.task_runs"

@@ -8,8 +8,6 @@ the name of a source or a version, and the store says whether there is one. A re
 origin, so that no script in it reaches another.
 """
 
-from __future__ import annotations
-
 import base64
 import secrets
 import socket

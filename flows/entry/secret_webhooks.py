@@ -3,8 +3,6 @@
 The error of a webhook that answers 500 has it in its text, which the server logs at each of its attempts.
 """
 
-from __future__ import annotations
-
 import logging
 
 from prefect.server.events.actions import ActionFailed, SendNotification

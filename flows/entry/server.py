@@ -7,8 +7,6 @@ allows no other origin; its pages ask no other host; and whatever asks the API s
 goes to a log.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

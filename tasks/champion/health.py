@@ -1,7 +1,5 @@
 """The state of a market: what is stored of it, how old that is, what serves it, and whether that still holds."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime

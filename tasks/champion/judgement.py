@@ -1,7 +1,5 @@
 """A challenger against the champion of the moment, on bars that neither has seen: every condition, with its numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

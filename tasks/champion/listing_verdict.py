@@ -5,8 +5,6 @@ speed, parity and leaks, is the version's own. Its own few days decide nothing b
 has a champion, or bars of its own to learn from, the ordinary rule judges it.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from storage.written import written

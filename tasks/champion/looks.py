@@ -9,8 +9,6 @@ A version counts by its verdict, not by its file: a run that is killed between t
 before that was logged count by when they were made.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from storage.artifacts import ArtifactStore

@@ -1,7 +1,5 @@
 """History as a version predicts it: the way that backtests and replays do, all bars in one pass. With torch."""
 
-from __future__ import annotations
-
 from storage.schema import FloatArray, IntArray
 from tasks.champion.serving import ServedModel
 from tasks.network.architecture import DSCConfig

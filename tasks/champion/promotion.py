@@ -8,8 +8,6 @@ result that only one of them has is luck. That costs one more training of the fo
 else failed.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

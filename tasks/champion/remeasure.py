@@ -1,7 +1,5 @@
 """A stored version measured again: what it says of itself must come out again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which version may be served right now, and what of it decides: weights, rule and costs; no torch, no Prefect."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """What names a version: the hash of everything that it was made from."""
 
-from __future__ import annotations
-
 from storage.results import canonical_json
 from storage.schema import DatasetRef, content_hash
 from tasks.strategy.provenance import code_behind

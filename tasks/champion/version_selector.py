@@ -1,7 +1,5 @@
 """Which versions a session goes by: the champion, the newest or one by name, and those that watch."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

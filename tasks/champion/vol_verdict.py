@@ -4,8 +4,6 @@ Kept apart from the promotion: a version that never trades may hold it, and a ch
 version's manifest, and a version that sizes its positions by the forecast volatility is promoted only with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from storage.written import written

@@ -4,8 +4,6 @@ Both are looked at hourly, and a false alarm an hour is no alarm: what is called
 share no bar, or be far beyond what chance does to labels that overlap.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.artifacts import ArtifactStore

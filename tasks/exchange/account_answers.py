@@ -1,7 +1,5 @@
 """What an account's answers say: rows, its position, what a key may do. An answer that can't be read is none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeVar

@@ -3,8 +3,6 @@
 Whatever says that something is old, or over, goes by it: a stamp of receipt, the silence of a stream, a ban.
 """
 
-from __future__ import annotations
-
 import time
 
 # CLOCK_BOOTTIME goes on while a Linux machine is suspended; elsewhere (macOS) CLOCK_MONOTONIC does that.

@@ -4,8 +4,6 @@
 that sends one byte every few seconds, and a response of gigabytes, or one that unpacks to them, would fill the memory.
 """
 
-from __future__ import annotations
-
 import socket
 import threading
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Which exchange a flow talks to: Bybit, its test sites, or the sandbox, which replays a file or a synthetic market."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ A request is repeated after a TemporaryError, within a budget; after that it fai
 windows are fetched at once, with one pybit client per thread and one token bucket for all threads.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait

@@ -1,7 +1,5 @@
 """Rate limiting and retries of requests."""
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Parse kline pages into candles; every row that is rejected gets a reason."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

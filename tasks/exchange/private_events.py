@@ -1,7 +1,5 @@
 """Events of an account's private stream: orders and executions. Positions are the sum of the executions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

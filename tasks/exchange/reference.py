@@ -1,7 +1,5 @@
 """Parse Bybit's answers other than candles: server time, trading rules, funding rates."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any

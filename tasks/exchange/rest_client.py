@@ -1,7 +1,5 @@
 """Requests with retries: repeats a request until it is answered or the budget is spent, at a pace shared by threads."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Messages are decoded here, and a supervisor thread replaces a connection that is dead or silent for too long.
 """
 
-from __future__ import annotations
-
 import json
 import queue
 import threading

@@ -9,8 +9,6 @@ The stream itself adds Reconnected and Refused. `ts_ms` is the exchange's stamp,
 machine's `boottime_ns` when the message had arrived, before it was parsed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ makes ten attempts to connect within 0.07 s; and it does not notice a feed that 
 hosts, the authentication and both kinds of ping of its `WebSocket` are used.
 """
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

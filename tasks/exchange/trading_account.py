@@ -4,8 +4,6 @@ Only USDT perpetuals in one-way mode. Queries go through `RestClient` and its re
 sends one request and returns what the answer proves: the order was accepted, it was refused, or neither is known.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

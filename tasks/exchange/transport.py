@@ -5,8 +5,6 @@ pybit's own retries are switched off: their sleep can't be interrupted, they los
 as observed against a local server.
 """
 
-from __future__ import annotations
-
 import logging
 import secrets
 import threading

@@ -5,8 +5,6 @@ leaves the range of a float. A value beyond them is a fault of whoever sent it: 
 dropped and counted, an answer of REST that has one is no answer, and what it would have said stays unknown.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from decimal import Decimal

@@ -5,8 +5,6 @@ first open and no earlier decision is filled. A position still open at the end i
 exit costs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, NamedTuple

@@ -1,7 +1,5 @@
 """Compare one set of decisions with its baselines (buy-and-hold, flat), under other costs and with later fills."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

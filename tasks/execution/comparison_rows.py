@@ -1,7 +1,5 @@
 """Rows of the baseline comparison: the model and its baselines on the same bars, costs and decision rule."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

@@ -17,8 +17,6 @@ The argmax rule is the source text's strategy: buy goes long, sell goes short, h
 volatility equals the target. The size does not change while the position is held, even if the forecast does.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Correct p-values for multiple testing: of twenty markets without any skill about one shows p < 5 %."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.schema import FloatArray

@@ -4,8 +4,6 @@ Venues change their fees, and larger accounts pay less. A live session refuses a
 fees than its account pays.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

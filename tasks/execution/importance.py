@@ -6,8 +6,6 @@ as the sine and cosine of the time of the week, are permuted together: permuting
 since the others still give the hour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

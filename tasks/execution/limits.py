@@ -12,8 +12,6 @@ The unit of DAILY_VOLS is the 24-hour volatility of the account that was forecas
 it was opened. It is not updated while the position is held: rising volatility would otherwise loosen the limit.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Mapping

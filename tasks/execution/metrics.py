@@ -6,8 +6,6 @@ and crypto markets never close; per-bar ratios are given too. An undefined ratio
 NaN or inf break comparisons.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

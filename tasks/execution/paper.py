@@ -6,8 +6,6 @@ minimum. So a replay of the same candles with the same steps, capital and costs 
 book was worse than the slippage does the price differ; `Quote` records the bid and ask.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

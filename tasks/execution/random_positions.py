@@ -1,7 +1,5 @@
 """Random baseline: positions with the model's exposure and turnover, at random times."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ PSR, DSR and the minimum track record assume independent observations, such as d
 allow dependent ones, such as bars. An undefined result is None, as in the metrics.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist

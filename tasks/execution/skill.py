@@ -9,8 +9,6 @@ prior and 50:50: where the market trended the other way in training, the prior i
 no skill.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """Results by calendar year and by the state of the market; a description only, nothing is selected by them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Significance of a track record: interval, autocorrelation correction and deflation of its Sharpe ratio."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ They are derived from the quantities held, independently of the booking: their s
 which checks both.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np

@@ -7,8 +7,6 @@ that variance and depends only on the ratio of realised variance to forecast, so
 Windows of consecutive bars overlap, so every test accounts for autocorrelation up to the horizon.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The range of bars of an ingest or a dataset, and the closed bars in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Candles from the exchange into the store: missing windows are fetched, checked, and committed one by one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Builds an immutable dataset from stored candles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from storage.authorship import Where

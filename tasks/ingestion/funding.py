@@ -1,7 +1,5 @@
 """Funding rates from the exchange into the store."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.candles import CandleStore

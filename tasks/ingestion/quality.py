@@ -1,7 +1,5 @@
 """Limits on missing and rejected candles, and quality figures of a dataset's bars that only the store has."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -18,8 +18,6 @@ cut. A row of `opens` without a trade is committed with the next decision: if it
 ledger again.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The rows of a journal as objects: a decision, an open, an execution."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple

@@ -9,8 +9,6 @@ Where orders traded, a cause that is let in makes the account hold what the sess
 of them all, slippage, makes the ledger out of the executions themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a backtest over a session's own candles, with its steps and capital, decides and fills alike."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import NamedTuple
 

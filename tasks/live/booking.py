@@ -3,8 +3,6 @@
 A session books by this, and a replay books again by it from the journal's executions: both are equal to the last digit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 

@@ -1,7 +1,5 @@
 """What time it is at the exchange, and how long ago something was."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass

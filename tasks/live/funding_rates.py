@@ -1,7 +1,5 @@
 """What a position pays at a market's funding stamps, as the stream told it, or REST where the stream did not."""
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -14,8 +14,6 @@ UNFORESEEN    a limit is in units of forecast volatility, and the version foreca
 CONFIRMATION  live asks a person, or the variable that a service sets
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The way out that needs no session: latch, cancel what waits, close what is held, and say what is still open."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal

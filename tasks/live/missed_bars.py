@@ -1,7 +1,5 @@
 """Which bars REST is asked for, when, and which of its rows are over: what the stream has missed, or is late with."""
 
-from __future__ import annotations
-
 import math
 
 from storage.schema import CANDLE_COLUMNS, Candles, Market

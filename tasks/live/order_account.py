@@ -5,8 +5,6 @@ position, its cash moves by what the exchange booked. A bar's open is booked whe
 what comes later, and funding, is booked amid the bar in a row of its own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a session needs to send orders: the account that they go to, whether it is fit, and who carries them out."""
 
-from __future__ import annotations
-
 import queue
 from collections.abc import Callable, Mapping
 from decimal import Decimal

@@ -16,8 +16,6 @@ named:
     funding    booked by the exchange
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """What a session came to: its numbers, beside those of a replay of the same bars, and a decision as a line of JSON."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ The position is the sum of the executions. Reports come from the private stream 
 more than once. What contradicts itself, or is by no order of the session, is trouble: nothing more may be sent then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from time import time_ns
 

@@ -1,7 +1,5 @@
 """The stop at the exchange that goes with a position: how far from its open it lies, wherever it is set."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 from tasks.champion.serving import ServedModel

@@ -1,7 +1,5 @@
 """What a session asks of a market over REST: bars that have closed, funding rates, and whether it is traded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

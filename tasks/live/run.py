@@ -1,7 +1,5 @@
 """One session from its first bar to its summary: versions chosen, bars stepped, journal replayed."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

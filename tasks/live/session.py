@@ -1,7 +1,5 @@
 """A session: markets on one queue of events, until it is told to stop or has stepped its bars."""
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence

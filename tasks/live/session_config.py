@@ -1,7 +1,5 @@
 """How a session behaves where the exchange leaves a choice, and what its account trades by."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -11,8 +11,6 @@ Two questions are asked, and both must be answered; a third, what each cause mad
 An open that orders carried out is no fill of the core's: `order_replay.py` keeps its books again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import starmap

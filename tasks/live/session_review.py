@@ -1,7 +1,5 @@
 """Sessions replayed: one that ends, for its summary, or any by its name, beside what the exchange says today."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass

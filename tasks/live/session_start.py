@@ -1,7 +1,5 @@
 """How a session begins: its lock, its clock, what REST knows of the past, its accounts and its streams."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

@@ -6,8 +6,6 @@ With 50 non-overlapping blocks, 3 to 12 % of unchanged blocks exceed it: one bre
 breaches, of blocks that share no bar, are evidence.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -56,8 +56,6 @@ start have a weight of (1 - 2/101)^2000 = 4e-18 in vol^2 and far less in the res
 history starts, unless one bar before the start moved 70,000 times more than the market moves now.
 """
 
-from __future__ import annotations
-
 import math
 from collections import namedtuple
 from dataclasses import dataclass

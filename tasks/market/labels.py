@@ -12,8 +12,6 @@ The model also forecasts how much the market will move: the realised variance ov
     RV_t = sum of ln(C[t+i] / C[t+i-1])^2 over i = 1 .. volatility horizon
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated

@@ -18,8 +18,6 @@ has a check of its own, and a canary proves that the checks can fail: a leak is 
 Models are passed in as callables; this package imports none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

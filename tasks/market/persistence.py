@@ -1,7 +1,5 @@
 """The persistence forecast: the last move happens again. Looks back only."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

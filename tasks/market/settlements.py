@@ -5,8 +5,6 @@ today's step alone. So what was due is told by the stamps themselves, but for a 
 one, and a file that keeps one rate a day would else pass for whole.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.schema import FUNDING_STEP_MS, MINUTE_MS, IntArray

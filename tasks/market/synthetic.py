@@ -18,8 +18,6 @@ Given x, which is standard normal, e' is normal with mean k * x and variance q^2
 (`tests/verification/known_optimum.py`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, dataclass, replace

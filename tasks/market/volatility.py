@@ -1,7 +1,5 @@
 """Past volatility over a day, a week and a month: the inputs of the HAR model. Looks back only."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.schema import DAY_MS, FloatArray, IntArray

@@ -13,8 +13,6 @@ it. The other folds lie between fixed calendar dates: a new day's bars do not ch
 stored results of their training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -4,8 +4,6 @@ The class `torch.optim.AdamW` does the same, bit for bit, but it loads torch's c
 more than a second of a process that compiles nothing.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -9,8 +9,6 @@ on all of them. That is a third of the work, for the same choices or ones as goo
 where they are used: a live engine needs neither.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

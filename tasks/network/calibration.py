@@ -1,7 +1,5 @@
 """What is solved rather than searched for: the scaler, the temperature, and a ridge regression."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from storage.schema import FloatArray, IntArray

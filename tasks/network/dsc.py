@@ -6,8 +6,6 @@ shared between windows, so one pass replaces thousands of windows. Both compute 
 writes it down) and agree within 1e-5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

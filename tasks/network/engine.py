@@ -7,8 +7,6 @@ average. The sums are started afresh once per window, so their error does not gr
 Imports NumPy and Numba, never torch. Compiled code calls `step_packed(engine.weights, engine.state(), x, out)`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

@@ -7,8 +7,6 @@ validation than the logistic start. The members of a network are trained side by
 a seed of its own, and joined in the end.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """How a network is trained: the options of the loop, and the presets."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal

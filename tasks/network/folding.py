@@ -8,8 +8,6 @@ The scaler stays apart: inside the stem, x*w/scale - mean*w/scale would cancel i
 between the two anyway.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

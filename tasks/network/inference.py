@@ -1,7 +1,5 @@
 """A trained network over a whole series: what it says of every sample, and of every bar."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

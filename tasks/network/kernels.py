@@ -17,8 +17,6 @@ A tile is up to four columns: four consecutive bars of one market, or one bar ea
 serves four columns, and every sum runs in the same order as for one column, so results are equal bit for bit.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -11,8 +11,6 @@ stack. `pointer` takes one from an array, and whoever calls it keeps the array a
 on the vector width nor on the compiler's mood; that is why this is not fastmath.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llvmlite import ir

@@ -6,8 +6,6 @@ and percentiles of the separable network and of its standard twin, each in every
 Runs take turns, burst by burst, so that a busy machine slows all of them alike: read ratios, not absolutes.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import time

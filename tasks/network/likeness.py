@@ -7,8 +7,6 @@ logistic regressions of the newest bar on labels that do not overlap. Who fails 
 others' network all the same.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -7,8 +7,6 @@ network of this family, so scaler, engine, export and artifact know nothing of t
 weights that would mix one member's channels with another's are zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A network's weights, and a market's state, as the one array each that kernels.py describes."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -8,8 +8,6 @@ An activation is (M, C, T * b), bars one after the other and of each bar its b s
 k * b columns whatever the segment, and the statistics of a channel are those of one contiguous row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What every network of a fold starts from and is told: no seed enters it, so members, seeds and the twin share one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -12,8 +12,6 @@ sides of each take twice the work and say no more. The bins of each feature are 
 parts: no label decides where they are cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ Everything that training leaves to chance is drawn here, for each member from a 
 same whoever learns beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

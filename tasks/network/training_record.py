@@ -1,7 +1,5 @@
 """What a training says of itself, for whoever reads it: no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -4,8 +4,6 @@ Both forecast the logarithm of realised variance, from the same bars as the head
 is loaded where it is used.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

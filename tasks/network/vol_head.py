@@ -11,8 +11,6 @@ logarithm; the expected variance is then exp(row) times what exp(row) fell short
 did no better: a crash in training bends it.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -4,8 +4,6 @@ Figures are made without pyplot, so there is no window, no global figure list an
 page shows one point as about one pixel.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

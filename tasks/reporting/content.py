@@ -1,7 +1,5 @@
 """What the report of a version says, taken from the results of every room."""
 
-from __future__ import annotations
-
 import logging
 import platform
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the report says of evidence: skill and track record with their intervals, costs, folds, another version."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict

@@ -4,8 +4,6 @@ The library comes out of its wheel and is deflated: 4.8 MB are 2 MB then in base
 A page runs no script but this one and ours, each named by its hash in the page's policy.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 import zlib

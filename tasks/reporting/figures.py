@@ -1,7 +1,5 @@
 """The report's charts: measured values in, figures out. `canvas.py` says how they look and turns them into bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeGuard, TypeVar

@@ -1,7 +1,5 @@
 """The source text's headline table, its claims beside what was measured, separable and standard network each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

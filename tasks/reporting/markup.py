@@ -1,7 +1,5 @@
 """How a page is laid out: tables, names of columns, text that shows what it holds."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ Who looks at many markets finds some that lead by chance. So a lead counts once 
 markets there are: every one that was looked at, whatever became of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime

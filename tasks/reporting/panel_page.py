@@ -1,7 +1,5 @@
 """The page of all markets of a source, one row each, and the same in few columns for the page of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC

@@ -1,7 +1,5 @@
 """What paper sessions came to, for whoever looks at many: one record a market, taken from each session's journal."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ it names by their hash. Templates escape whatever they are given; the wording is
 spoken of in the same measured terms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What the Prefect page of a run says of a version: tables of three columns, and the verdict with its pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from storage.written import Row, written

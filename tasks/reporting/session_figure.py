@@ -1,7 +1,5 @@
 """The picture of a session's page: its market with what was traded, and its account beside what was expected of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

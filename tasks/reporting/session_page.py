@@ -3,8 +3,6 @@
 Whoever has the page open sees what was written last before they opened it, so it says as of when that is.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How a source is named, so that nobody takes a replay or a made-up market for an exchange."""
 
-from __future__ import annotations
-
 from storage.schema import Source
 from storage.trials import Origin
 

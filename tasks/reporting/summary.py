@@ -1,7 +1,5 @@
 """What a person reads at the end of a run: promoted or not and why, and the model beside what it had to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How every page is made from its templates: escaped, without what steers a reader's screen, its scripts by name."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """The track record as people read it: months, worst drawdowns, a rolling Sharpe ratio. Taken from the equity alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ Tasks raise what Prefect knows nothing of (a promotion, drift ...) as events; au
 late ones into a message to the webhook that DSC_ALERT_URL names: {"text": "..."}, as Slack and its like take it.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID

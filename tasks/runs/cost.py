@@ -1,7 +1,5 @@
 """What a run costs this machine: wall and CPU seconds of each stage, and the most memory that its process held."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Sequence

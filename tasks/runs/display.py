@@ -8,8 +8,6 @@ What is known of the run under way is here: whoever works says where it is, and 
 run's page (`overall.py`) and the meter of what it costs (`cost.py`).
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

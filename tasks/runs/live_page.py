@@ -4,8 +4,6 @@ An open page of the UI does not refresh, and a key's page lists only what was ma
 artifact, and says as of when it is. What goes wrong here is logged once and costs the run nothing.
 """
 
-from __future__ import annotations
-
 import contextvars
 import threading
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """When a step waits for another one, and when it is tried again."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What a long run does with the memory that it has done with."""
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """How far a run is, all stages together: one bar in the Prefect UI, on the page of the run that was started."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import cast

@@ -4,8 +4,6 @@ One key for each thing and market, so that the UI keeps its history. The verdict
 somebody started or a schedule did; the evidence behind it on that of the step that made it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from prefect.artifacts import LinkArtifact, MarkdownArtifact, TableArtifact, create_table_artifact

@@ -1,7 +1,5 @@
 """Progress of a step: on the display of a run by hand, a line a tenth in the log, and in the UI's bar of the run."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ Every monitor run looks too, with more patience, for servers that others started
 write to its database for every event of every run, which SQLite does not bear.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 from prefect import task

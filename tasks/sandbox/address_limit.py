@@ -4,8 +4,6 @@ All clients of a sandbox have the address 127.0.0.1, so a client's User-Agent is
 one client that sends too many requests would get all others banned.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,5 @@
 """Who listens to a stream: its connections, and the clients that a fault has cut off."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Collection, Sequence

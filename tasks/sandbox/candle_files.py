@@ -1,7 +1,5 @@
 """Reads candle and funding files for a replay; a malformed file is refused with the row that is wrong."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import time

@@ -10,8 +10,6 @@ A layout is assumed only if it is unambiguous, and the reader reports which one 
     CryptoDataDownload   a title, then Unix, Date, Symbol, Open, High, Low, Close, Volume BTC, Volume USDT, tradecount
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Mapping, Sequence

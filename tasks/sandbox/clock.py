@@ -1,7 +1,5 @@
 """The exchange's virtual clock: it stands still until it is moved, and then calls its listeners."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ beyond. When it passes a funding stamp, open positions pay. The mark price is th
 Any thread may use it, one at a time: `with desk.caught_up():`.
 """
 
-from __future__ import annotations
-
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence

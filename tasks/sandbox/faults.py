@@ -8,8 +8,6 @@ The exchange processes a request before its answer is changed. So an order whose
 unless the action keeps the exchange from seeing the request (`unseen`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The hub of the public stream: sends events to all subscribers in the exchange's order."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """One market at a time of the exchange's clock: candles, trades, order book, ticker, trading rules."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -7,8 +7,6 @@ order:
     order (New), then for each execution: execution, order (PartiallyFilled or Filled); the stop; position; wallet
 """
 
-from __future__ import annotations
-
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and th
 .../docs/v5/position and .../docs/v5/account.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

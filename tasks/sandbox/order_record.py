@@ -4,8 +4,6 @@ All amounts are Decimals: quantities in coins, prices and money in USDT. Amounts
 are booked, so that books balance exactly. The stream's rows have a few more fields.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal

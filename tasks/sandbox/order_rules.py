@@ -4,8 +4,6 @@ Documented at https://bybit-exchange.github.io/docs/v5/order/create-order and ..
 requests whose handling is not documented, so that a client does not come to depend on undocumented behaviour.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Send queue of one client: answers are sent at once, messages after a delay, each in order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Moves the exchange's clock: bar by bar, as fast as clients can follow, or in real time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Collection
 

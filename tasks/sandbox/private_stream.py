@@ -4,8 +4,6 @@ Documented at https://bybit-exchange.github.io/docs/v5/ws/connect. Events while 
 it, as on Bybit; it must query them over REST.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -11,8 +11,6 @@ In one market and at one time they come in this order: closed bars, trade, book,
 https://bybit-exchange.github.io/docs/v5/websocket/public/kline and the pages next to it.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

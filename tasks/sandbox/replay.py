@@ -4,8 +4,6 @@ Nothing here looks ahead: at any time of the clock a replay shows the candles th
 one made of the trades so far (`tape.py`). Where the file has no candle, the forming one is flat at the last close.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from decimal import Decimal

@@ -10,8 +10,6 @@ this machine's clock. The contents of answers and messages are of data time. Soc
 real time.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import struct

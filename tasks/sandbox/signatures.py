@@ -4,8 +4,6 @@ The time window uses this machine's clock instead of the exchange's, since clien
 Documented at https://bybit-exchange.github.io/docs/v5/guide and .../docs/v5/rate-limit.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping

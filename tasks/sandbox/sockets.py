@@ -5,8 +5,6 @@ exchange's clock. Each connection has a queue, so a slow client receives everyth
 until a client has received everything, so that the clock does not run ahead of slow clients.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -15,8 +15,6 @@ time. So a played clock (`Sandbox.play`) closes a given number of bars, during w
 and then waits until the client receives its topics again: it has missed exactly that many bars.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ extreme, and at the close price after three quarters of the bar. Every answer an
 these trades, so stream and REST agree at any time of the clock, and at a bar's open only its open price is known.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

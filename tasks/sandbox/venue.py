@@ -3,8 +3,6 @@
 Documented at https://bybit-exchange.github.io/docs/v5/market/kline and the pages next to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 wallet = start + transfers + realised - fees - funding, position = sum of the executions' signed quantities
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal

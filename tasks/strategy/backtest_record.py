@@ -1,7 +1,5 @@
 """An evaluation as it is kept: the numbers and files of a version, and the line in the log of trials."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

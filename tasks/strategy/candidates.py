@@ -6,8 +6,6 @@ of a later evaluation begin keeps the two apart. Whatever was tried counts when 
 that reads furthest back decides where the bars begin, so all are scored on the same ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

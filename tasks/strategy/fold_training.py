@@ -1,7 +1,5 @@
 """Training one fold, and what its network says of the bars that it has not seen."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

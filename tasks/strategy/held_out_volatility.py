@@ -1,7 +1,5 @@
 """What a pool's network forecasts of the risk of markets that it never saw: all that speaks for it in a new listing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What each input is worth to the model: its loss when the input's values change places."""
 
-from __future__ import annotations
-
 from storage.schema import FEATURES
 from tasks.execution.importance import Importance, permutation_importance
 from tasks.market.labels import UNKNOWN

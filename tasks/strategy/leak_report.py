@@ -1,7 +1,5 @@
 """The leak report of a version, as it is kept: no torch, which only those who check need."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 

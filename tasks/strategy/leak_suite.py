@@ -1,7 +1,5 @@
 """The leak checks: whether features, labels, folds and training of a version knew the future."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version

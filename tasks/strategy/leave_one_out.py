@@ -5,8 +5,6 @@ networks of the same recipe forecast other markets that were as strange to them:
 neither it nor, in any market, the hours of its test.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce

@@ -7,8 +7,6 @@ are warm again the probabilities are NaN and the target is 0.
 A network with a volatility head forecasts volatility too; without one that is NaN.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

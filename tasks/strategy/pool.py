@@ -5,8 +5,6 @@ validation bars likewise. No market is named in it. What moves one market moves 
 are kept apart in time and not by rows, here and in the teacher: whoever is judged on an hour learns from nobody's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -8,8 +8,6 @@ Python reads a module once, and so are the sources read here, when the process s
 during a run changes neither what the run computes nor what its results are found by.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Iterator

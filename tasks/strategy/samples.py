@@ -1,7 +1,5 @@
 """A dataset as a recipe sees it: labels, folds, and what a network learns from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache

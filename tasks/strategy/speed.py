@@ -1,7 +1,5 @@
 """How fast a trained model is, beside its twins, and whether all ways to run it agree."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

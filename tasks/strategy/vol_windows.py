@@ -1,7 +1,5 @@
 """The windows over which volatility is forecast: what came of each, and from which bars it may be learned."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
