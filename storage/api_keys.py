@@ -5,13 +5,11 @@ DSC_BYBIT_TESTNET_KEY   DSC_BYBIT_TESTNET_SECRET
 DSC_BYBIT_LIVE_KEY      DSC_BYBIT_LIVE_SECRET
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, Self
 
 from storage.schema import ConfigError
 
@@ -40,7 +38,7 @@ class ApiKey:
         raise TypeError("a key is never written anywhere")
 
     @classmethod
-    def of(cls, environment: Environment, environ: Mapping[str, str] | None = None) -> ApiKey:
+    def of(cls, environment: Environment, environ: Mapping[str, str] | None = None) -> Self:
         """Return the key of an environment.
 
         Raises:

@@ -27,8 +27,6 @@ The errors, by what to do about them:
     └── MarketsError            some markets of a run failed; the others are done
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -304,7 +302,7 @@ class Market:
         return f"{self.category}-{self.symbol}-{self.interval}"
 
     @classmethod
-    def of_slug(cls, slug: str) -> Market:
+    def of_slug(cls, slug: str) -> Self:
         """Return the market that `slug` names.
 
         Raises:

@@ -13,8 +13,6 @@ DSC_ALERT_URL         webhook for alerts of failed runs, drift, promotions ... (
 DSC_BYBIT_..._KEY     keys of trading accounts, and their secrets: `storage/api_keys.py`
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -22,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from storage.authorship import Place
 from storage.schema import ConfigError, StoreError
@@ -75,7 +74,7 @@ class Settings:
             )
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings from `environ` (default: the process's own); an empty variable counts as unset."""
         env = {name: text for name, text in (os.environ if environ is None else environ).items() if text}
         home = Path(env.get("DSC_HOME", ".dsc")).expanduser().absolute()

@@ -9,15 +9,13 @@ The id is a hash of the values, not of the files, so it does not depend on the P
 checked before Arrow parses any of it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +94,7 @@ class Dataset:
         return files | {_ORIGIN: canonical_json(origin)}
 
     @classmethod
-    def of(cls, files: Archive) -> Dataset:
+    def of(cls, files: Archive) -> Self:
         """Return the dataset stored in `files`."""
         origin = parse_json(files[_ORIGIN])
         source, market = _origin(origin)

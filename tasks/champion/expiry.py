@@ -1,8 +1,7 @@
 """When what speaks for a champion is too old: the bars that judged it, or the last retrain that questioned it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from storage.bounds import Checked, PositiveFloat, PositiveInt
 from storage.schema import DAY_MS, HOUR_MS
@@ -59,7 +58,7 @@ class ExpiryRule(Checked):
     def __str__(self) -> str:
         return f"{self.most_missed} missed retrains, one every {self.retrain_hours:g} hours"
 
-    def is_looser_than(self, other: ExpiryRule) -> bool:
+    def is_looser_than(self, other: Self) -> bool:
         """Return whether a champion outlives its last retrain by longer than under another rule."""
         return self.retrain_hours * self.most_missed > other.retrain_hours * other.most_missed
 

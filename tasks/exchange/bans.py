@@ -6,13 +6,12 @@ file that can't be read counts as no ban: the next request then finds out, at th
 assumed ban would prevent a position from being closed.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from storage.schema import Banned
 from tasks.exchange.boot_clock import boottime_s
@@ -44,7 +43,7 @@ class Ban:
         self._until_s = self._known_ns = 0.0
 
     @classmethod
-    def of(cls, folder: Path | None, exchange: Exchange, url: str | None) -> Ban:
+    def of(cls, folder: Path | None, exchange: Exchange, url: str | None) -> Self:
         """Return the ban of an exchange.
 
         Args:

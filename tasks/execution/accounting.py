@@ -9,11 +9,9 @@ q is signed: a short is a negative quantity, so the same formulas hold for both 
 to 0 below the minimum, and a price is rounded to the next tick against the account.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from annotated_types import Ge, Lt, Unit
@@ -53,11 +51,11 @@ class Costs(Checked):
         """Cost of opening and closing a position, share of the notional."""
         return 2.0 * self.per_side
 
-    def scaled(self, factor: float) -> Costs:
+    def scaled(self, factor: float) -> Self:
         """Return the same costs with commission and slippage times `factor`; funding stays as it is."""
         return replace(self, commission=self.commission * factor, slippage=self.slippage * factor)
 
-    def at(self, per_side: float) -> Costs:
+    def at(self, per_side: float) -> Self:
         """Return costs of `per_side` a fill, share of the notional, split in the same proportion; funding stays."""
         if not self.per_side:
             return replace(self, commission=per_side)
@@ -86,7 +84,7 @@ class Steps:
     least_notional: float = 0.0
 
     @classmethod
-    def of(cls, instrument: Instrument) -> Steps:
+    def of(cls, instrument: Instrument) -> Self:
         """Return the steps of a market."""
         return cls(
             quantity=float(instrument.qty_step),

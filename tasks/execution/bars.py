@@ -1,9 +1,8 @@
 """The bars that an account trades: prices, and the funding due at each open. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class Bars:
         return follows
 
     @classmethod
-    def of(cls, candles: Candles, interval_ms: int, funding: tuple[IntArray, FloatArray] | None = None) -> Bars:
+    def of(cls, candles: Candles, interval_ms: int, funding: tuple[IntArray, FloatArray] | None = None) -> Self:
         """Return the bars of T closed candles; funding is (n,) stamps, UTC milliseconds, and (n,) rates."""
         return cls(
             start_ms=candles.start_ms,

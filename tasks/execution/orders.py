@@ -13,13 +13,11 @@ and more than once. The filled quantity never falls, an execution counts once, a
 again.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from storage.schema import PipelineError
 
@@ -200,7 +198,7 @@ class Order:
         """Signed coins that the executions received so far add to the position."""
         return self.known if self.leg.side == "Buy" else -self.known
 
-    def submitting(self, now_ms: int) -> Order:
+    def submitting(self, now_ms: int) -> Self:
         """Return the order as SUBMITTING, to be stored just before it is sent at `now_ms`.
 
         Raises:
@@ -210,7 +208,7 @@ class Order:
             raise OrderError(f"order {self.link_id} is {self.status} and must not be sent again")
         return replace(self, status=Status.SUBMITTING, sent_ms=now_ms, misses=0, why="")
 
-    def after(self, news: News, absence: Absence = Absence()) -> Order:
+    def after(self, news: News, absence: Absence = Absence()) -> Self:
         """Return the order after an event.
 
         Raises:
@@ -239,7 +237,7 @@ class Order:
     def _is_open_question(self) -> bool:
         return self.status in (Status.INTENT, Status.SUBMITTING, Status.UNKNOWN, Status.ABSENT)
 
-    def _reported(self, news: Reported) -> Order:
+    def _reported(self, news: Reported) -> Self:
         executed = max(self.executed, news.executed)
         if executed > self.leg.quantity:
             raise OrderError(f"order {self.link_id} of {self.leg.quantity} is said to have filled {executed}")
@@ -260,7 +258,7 @@ class Order:
             told = Status.PARTIAL
         return replace(known, status=told, updated_ms=news.updated_ms, why=known.why or _said(news.why))
 
-    def _filled(self, fill: Execution) -> Order:
+    def _filled(self, fill: Execution) -> Self:
         before = next((one for one in self.fills if one.exec_id == fill.exec_id), None)
         if before is not None:
             if before != fill:

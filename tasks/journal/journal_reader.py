@@ -1,7 +1,5 @@
 """Reads the journal of a session, also while the session writes it; `journal.py` describes its tables."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3
@@ -10,7 +8,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -49,7 +47,7 @@ class JournalReader:
 
     @classmethod
     @contextmanager
-    def of(cls, path: Path) -> Iterator[JournalReader]:
+    def of(cls, path: Path) -> Iterator[Self]:
         """Open a journal for reading while the block runs; all reads see the state at the first one.
 
         Raises:

@@ -1,10 +1,9 @@
 """What a journal says of one account, and what a batch makes of the same candles: what any replay begins with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -76,7 +75,7 @@ class AccountRecord:
         account: str,
         instrument: Instrument,
         funding: list[tuple[int, float]] | None,
-    ) -> AccountRecord:
+    ) -> Self:
         """Read it.
 
         Args:

@@ -4,12 +4,11 @@ A session reads it before it opens anything, whoever wrote it: a session whose r
 works while the session hangs or is dead.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from storage.foreign import parse_json, read_file
 from storage.schema import Market, StoreError, one_line
@@ -38,7 +37,7 @@ class Halts:
     folder: Path
 
     @classmethod
-    def of(cls, home: Path) -> Halts:
+    def of(cls, home: Path) -> Self:
         """Return those of a home."""
         return cls(home / "halts")
 

@@ -1,13 +1,12 @@
 """What limits are judged by, kept for an account and market: it outlives the process, and the session's name too."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from storage.api_keys import ApiKey
 from storage.schema import Market, StoreError
@@ -46,7 +45,7 @@ class LimitsState:
     session: str
 
     @classmethod
-    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> LimitsState:
+    def of(cls, folder: Path, key: ApiKey, user_id: int, market: Market, session: str) -> Self:
         """Return that of an account in a market.
 
         Args:

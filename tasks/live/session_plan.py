@@ -1,12 +1,10 @@
 """What session is to be held, and where its journal lies."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from storage.schema import ConfigError, Market
 from tasks.exchange.connection import ExchangeConfig
@@ -74,12 +72,12 @@ class SessionPlan:
         """Whether the account lasts as long as the session, as its sandbox does."""
         return self.mode == "sandbox" and self.exchange.url is None
 
-    def named(self) -> SessionPlan:
+    def named(self) -> Self:
         """Return the same plan with a name."""
         (market, *more) = self.markets
         rest = f"-and-{len(more)}-more" if more else ""
         name = self.name or f"{self.mode}-{market.slug}{rest}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        return SessionPlan(**(vars(self) | {"name": name}))
+        return replace(self, name=name)
 
 
 def session_path(home: Path, name: str) -> Path:

@@ -23,10 +23,8 @@ Padding "history" reads real bars instead of zeros: every position of every wind
 seen from, so one pass over a series serves all its windows, and a new bar costs one column of work.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Le
 
@@ -102,7 +100,7 @@ class DSCConfig(Checked):
         return self.num_classes + self.risk_head
 
     @property
-    def twin(self) -> DSCConfig:
+    def twin(self) -> Self:
         """The same network with standard convolutions; of a standard one, the separable network."""
         return replace(self, block="separable" if self.block == "standard" else "standard")
 

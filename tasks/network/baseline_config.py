@@ -1,9 +1,7 @@
 """What the simple models may try; apart from them, since whoever serves a model reads its recipe and trains nothing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from annotated_types import Ge, Le
 
@@ -39,7 +37,7 @@ class BaselineConfig(Checked):
     seed: Seed = 7
     threads: Threads = 1
 
-    def weaker_than(self, other: BaselineConfig) -> tuple[str, ...]:
+    def weaker_than(self, other: Self) -> tuple[str, ...]:
         """Return what makes the simple models weaker than another's, with both values; a weak rival is soon beaten."""
         lacking = [
             f"baselines.{name} without {', '.join(f'{one:g}' for one in sorted(missing))}"

@@ -4,10 +4,9 @@ A stream joins a span's finite bars end to end. A bar of it is a sample only if 
 where two runs meet, context - 1 bars lose their label, and nothing is computed across the seam that is ever read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,10 +32,10 @@ class BarStream:
     bars: IntArray
     kept: Tensor | None = None
 
-    def to(self, device: str) -> BarStream:
+    def to(self, device: str) -> Self:
         """Return the stream with its tensors on `device`."""
         kept = None if self.kept is None else self.kept.to(device)
-        return BarStream(features=self.features.to(device), labels=self.labels.to(device), bars=self.bars, kept=kept)
+        return replace(self, features=self.features.to(device), labels=self.labels.to(device), kept=kept)
 
 
 def stream_of(series: Series, span: tuple[int, int], context: int) -> BarStream:

@@ -1,8 +1,7 @@
 """A labelled series, and which of its bars can be read: NumPy alone, for whoever needs no network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -57,7 +56,7 @@ class Series:
         if self.label_span < 0:
             raise ValueError(f"label_span must be >= 0 bars, was {self.label_span!r}")
 
-    def first(self, inputs: int) -> Series:
+    def first(self, inputs: int) -> Self:
         """Return the series with its first `inputs` features: a network reads as many as it has inputs.
 
         Raises:

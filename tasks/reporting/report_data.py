@@ -1,10 +1,8 @@
 """What a report shows: a version's manifest, and results as their own rooms left them; what is undefined is None."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -45,7 +43,7 @@ class Measure:
     doubtful: bool = False
 
     @classmethod
-    def around(cls, name: str, value: float | None, error: float | None, style: Style, note: str) -> Measure:
+    def around(cls, name: str, value: float | None, error: float | None, style: Style, note: str) -> Self:
         """Return a number with the interval that its standard error makes; without one where either is undefined."""
         spread = None if value is None or error is None else 1.96 * error
         low, high = (None, None) if value is None or spread is None else (value - spread, value + spread)

@@ -1,8 +1,7 @@
 """What is known of a version that a session is held with: what its backtest promised, what it was trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from storage.artifacts import ArtifactStore
 from storage.authorship import Where
@@ -32,7 +31,7 @@ class VersionFacts:
     trained_on: FloatArray | None
 
     @classmethod
-    def load(cls, store: ArtifactStore, datasets: Where, ref: VersionRef) -> VersionFacts:
+    def load(cls, store: ArtifactStore, datasets: Where, ref: VersionRef) -> Self:
         """Read them.
 
         Raises:

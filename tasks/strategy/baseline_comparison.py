@@ -1,11 +1,9 @@
 """The model beside every baseline that it must beat, on the same unseen bars and at the same costs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +41,7 @@ class BaselineComparison:
     facts: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, content: bytes) -> BaselineComparison:
+    def of(cls, content: bytes) -> Self:
         """Return the table that `comparison_files` wrote as JSON."""
         document = parse_json(content)
         return cls(

@@ -1,11 +1,9 @@
 """What the model must beat, fitted on the same folds: logistic regression, boosting, and the network's own twin."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,12 +33,12 @@ class BaselineFold:
     probabilities: Mapping[str, FloatArray]
     facts: Mapping[str, dict[str, Any]]
 
-    def judged(self, fold: Fold) -> BaselineFold:
+    def judged(self, fold: Fold) -> Self:
         """Return the result with the predictions of the fold's test alone."""
         return replace(self, probabilities={name: p[: len(fold.test)] for name, p in self.probabilities.items()})
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> BaselineFold:
+    def of(cls, files: Mapping[str, bytes]) -> Self:
         """Return the result that `files` were made from."""
         return cls(probabilities=read_arrays(files["predictions.npz"]), facts=parse_json(files["baselines.json"]))
 

@@ -1,8 +1,7 @@
 """What the steps of a retrain found out about its model, all of it together, and the keys it lies under."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from storage.authorship import Where
 from storage.results import ResultStore
@@ -41,7 +40,7 @@ class Findings:
     risk: VolForecastRecord
 
     @classmethod
-    def load(cls, work: Where, datasets: Where, keys: StepKeys) -> Findings:
+    def load(cls, work: Where, datasets: Where, keys: StepKeys) -> Self:
         """Return the results under the keys."""
         results = ResultStore(work)
         return cls(

@@ -3,14 +3,12 @@
 Without torch, which `fold_training` needs.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -61,7 +59,7 @@ class FoldResult:
     temperature: float
     seconds: float
 
-    def judged(self, fold: Fold) -> FoldResult:
+    def judged(self, fold: Fold) -> Self:
         """Return the result with the predictions of the fold's test alone."""
         tested = slice(len(fold.test))
         said = self.probabilities[tested], self.log_variance_ratio[tested]
@@ -80,7 +78,7 @@ class FoldResult:
         }
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any], weights: bytes, predictions: Mapping[str, FloatArray]) -> FoldResult:
+    def of_facts(cls, facts: Mapping[str, Any], weights: bytes, predictions: Mapping[str, FloatArray]) -> Self:
         """Return the result that `facts` was taken from; `predictions` are its arrays on the fold's test by name."""
         typed = {
             "class_means": np.array(facts["class_means"]),
@@ -92,7 +90,7 @@ class FoldResult:
         return cls(weights=weights, **{**facts, **typed, **predictions})
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> FoldResult:
+    def of(cls, files: Mapping[str, bytes]) -> Self:
         """Return the result that `files` were made from."""
         predictions = read_arrays(files["predictions.npz"])
         return cls.of_facts(parse_json(files["fold.json"]), files["weights.safetensors"], predictions)
@@ -115,7 +113,7 @@ class StoredStart:
     start: Start
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> StoredStart:
+    def of(cls, files: Mapping[str, bytes]) -> Self:
         """Return the start that `files` were made from."""
         arrays, plain = read_arrays(files["arrays.npz"]), parse_json(files["start.json"])
         return cls(start=Start(**{**plain, **{name: arrays.get(name) for name in _START_ARRAYS}}))

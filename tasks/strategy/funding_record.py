@@ -4,9 +4,8 @@ A rate that nobody stored costs nothing in a backtest, and a perpetual's funding
 result with a hole in it is no net result.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from typing import Self
 
 from storage.schema import Market
 from storage.snapshots import Dataset
@@ -35,7 +34,7 @@ class FundingRecord:
         """Whether nothing that was due is missing."""
         return bool(self.none_due) or self.booked == self.due
 
-    def __add__(self, other: FundingRecord) -> FundingRecord:
+    def __add__(self, other: Self) -> Self:
         return replace(self, booked=self.booked + other.booked, due=self.due + other.due)
 
     def __str__(self) -> str:

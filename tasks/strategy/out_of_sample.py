@@ -1,11 +1,9 @@
 """What the folds' predictions were worth on the bars that none of their models had seen: skill, decisions, money."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -59,7 +57,7 @@ class Forecast(NamedTuple):
     class_means: FloatArray
     model: IntArray | None = None
 
-    def since(self, bar: int) -> Forecast:
+    def since(self, bar: int) -> Self:
         """Return what is forecast of the bars from that one on."""
         model = None if self.model is None else self.model[bar:]
         return self._replace(

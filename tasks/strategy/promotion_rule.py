@@ -1,10 +1,8 @@
 """What a challenger must show before it replaces a champion: the bounds, a part of every recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveFloat, ProperShare
 from storage.schema import Title
@@ -49,7 +47,7 @@ class PromotionRule(Checked):
         """Return what the p-value of the return lead must be below at so many looks at one champion."""
         return self.significance / looks
 
-    def looser_than(self, other: PromotionRule) -> tuple[str, ...]:
+    def looser_than(self, other: Self) -> tuple[str, ...]:
         """Return the bounds that ask for less than another rule's, each with both values."""
         return looser_bounds(asdict(self), asdict(other), at_least=_AT_LEAST)
 

@@ -1,10 +1,8 @@
 """What a retrained model is made of: every choice in one object, which is also the form in the Prefect UI."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from storage.bounds import Checked
 from storage.schema import ConfigError, DatasetRef, FloatArray, Market, Title
@@ -34,7 +32,7 @@ class PoolMember(NamedTuple):
     dataset: str
 
     @classmethod
-    def of(cls, named: str) -> PoolMember:
+    def of(cls, named: str) -> Self:
         """Return what a recipe names SYMBOL or SYMBOL:id."""
         symbol, _, dataset = named.partition(":")
         return cls(symbol, dataset)
@@ -109,7 +107,7 @@ class Recipe(Checked):
         return max(self.labels.horizon, self.decision_config.min_hold)
 
     @property
-    def second_seed(self) -> Recipe:
+    def second_seed(self) -> Self:
         """The same recipe with the seeds that follow those of its members; it is judged only, so nothing is refit."""
         fit = self.fit_config
         return replace(self, fit=replace(fit, seed=fit.seed + self.network_config.members), refit=False)
@@ -133,12 +131,12 @@ class Recipe(Checked):
             )
         return tuple(one.dataset for one in self.members)
 
-    def pooled_on(self, datasets: Sequence[DatasetRef]) -> Recipe:
+    def pooled_on(self, datasets: Sequence[DatasetRef]) -> Self:
         """Return the recipe of a pool of these datasets, in whatever order they are given."""
         return replace(self, pool=tuple(sorted(f"{data.market.symbol}:{data.id}" for data in datasets)))
 
     @property
-    def resolved(self) -> Recipe:
+    def resolved(self) -> Self:
         """The same recipe with presets filled in, so that a later change of a preset does not change it."""
         return replace(self, network=self.network_config, fit=self.fit_config, decision=self.decision_config)
 
@@ -156,7 +154,7 @@ class Recipe(Checked):
             *((f"costs.slippage {slippage:g} ({assumed:g})",) if slippage < assumed else ()),
         )
 
-    def charged(self, market: Market, *, is_made_up: bool) -> Recipe:
+    def charged(self, market: Market, *, is_made_up: bool) -> Self:
         """Return the recipe with the costs that a user of the market pays, and the line of the schedule by its name.
 
         A market that is made up has no venue: it charges the source's costs.

@@ -3,10 +3,8 @@
 Each is set right by what its logarithm fell short of the mean where it learned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -44,7 +42,7 @@ class _Table(NamedTuple):
     log_unit: FloatArray
 
     @classmethod
-    def of(cls, samples: Samples, recipe: Recipe, bars: IntArray, *, learned: bool) -> _Table:
+    def of(cls, samples: Samples, recipe: Recipe, bars: IntArray, *, learned: bool) -> Self:
         dataset, features = samples.dataset, recipe.network_config.input_features
         windows = vol_windows(dataset, vol_horizon(samples, recipe))
         squares = har_inputs(dataset.candles.close, dataset.segment, dataset.ref.market.interval_ms)
@@ -52,12 +50,12 @@ class _Table(NamedTuple):
         inputs = dataset.features[bars, :features]
         return cls(dataset.candles.start_ms[bars], inputs, squares[bars], log_ratio, windows.log_unit[bars])
 
-    def at(self, rows: IntArray) -> _Table:
-        return _Table._make(column[rows] for column in self)
+    def at(self, rows: IntArray) -> Self:
+        return type(self)._make(column[rows] for column in self)
 
     @classmethod
-    def joined(cls, tables: Sequence[_Table]) -> _Table:
-        return _Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
+    def joined(cls, tables: Sequence[Self]) -> Self:
+        return cls._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
 
 
 def rivals_of_market(samples: Samples, recipe: Recipe, windows: VolWindows, fold: Fold) -> dict[str, VarianceForecast]:

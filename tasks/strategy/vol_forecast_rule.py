@@ -1,9 +1,7 @@
 """How far ahead volatility is forecast, and what the forecast must show: a part of every recipe."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from storage.bounds import Checked, NonNegativeFloat, PositiveFloat, ProperShare
 from storage.schema import HOUR_MS, Title
@@ -33,7 +31,7 @@ class VolForecastRule(Checked):
     most_exceeding: Annotated[ProperShare, Title("Windows far beyond the risk, at most")] = 0.16
     calibration_margin: Annotated[ProperShare, Title("Quantiles off by at most")] = 0.1
 
-    def looser_than(self, other: VolForecastRule) -> tuple[str, ...]:
+    def looser_than(self, other: Self) -> tuple[str, ...]:
         """Return the bounds that ask for less than another rule's, each with both values."""
         ours, theirs = ({f"risk.{name}": bound for name, bound in asdict(one).items()} for one in (self, other))
         ours.pop("risk.hours")  # no bound, but what is forecast
