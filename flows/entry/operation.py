@@ -74,13 +74,11 @@ _LOOK_S = 10.0
 class Operation:
     """A Prefect server with everything that this project needs, for as long as the `with` block lasts.
 
+    Of the deployments those of `exchange` are made, and the other ones' schedules are paused. Who joins another server
+    shows it the secret in PREFECT_API_AUTH_STRING or, where that is not set, this home's.
+
     Args:
-        exchange: Whose deployments are made: those of the sandbox, or of Bybit; the other ones' schedules are paused.
-        port: Where the server listens.
-        workers: How many are started.
-        host: Address that the server listens on; any but 127.0.0.1 lets other machines in that know the secret.
-        join: Address of the API of a server that runs already, here or elsewhere; then workers alone are started, with
-            the secret in PREFECT_API_AUTH_STRING or, where that is not set, this home's.
+        exchange, port, workers, host, join: As in `operate`.
         environment: Further variables of the children that need them.
 
     Raises:
