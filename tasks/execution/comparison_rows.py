@@ -1,7 +1,8 @@
 """Rows of the baseline comparison: the model and its baselines on the same bars, costs and decision rule."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,18 +42,6 @@ class ComparisonRow:
     direction: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForecastScore:
-    """Log-loss and accuracy of one forecaster, and the model's lead over it; attributes as in `ComparisonRow`."""
-
-    log_loss: float
-    accuracy: float
-    direction: float | None = None
-    lead: float | None = None
-    lead_error: float | None = None
-    p_value: float | None = None
-
-
 def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> BoolArray:
     """Return (N,) whether a bar has a label and probabilities of every forecaster, so that all use the same bars."""
     known = classes >= 0
@@ -63,8 +52,8 @@ def common_labels(classes: IntArray, forecasts: Mapping[str, FloatArray]) -> Boo
 
 def rate_forecasts(
     model: str, forecasts: Mapping[str, FloatArray], classes: IntArray, *, overlap: int, bars_per_day: float
-) -> dict[str, ForecastScore]:
-    """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it.
+) -> dict[str, dict[str, float | None]]:
+    """Return every forecaster's log-loss, accuracy and direction, and the lead of `model` over it, as in its row.
 
     The (N, K) forecasts are scored where none of them is NaN; a class of -1 is unknown. One label spans `overlap` bars,
     from which and `bars_per_day` `loss_lag` derives the Diebold-Mariano lag.
@@ -73,34 +62,30 @@ def rate_forecasts(
     labels = classes[known]
     lag = loss_lag(overlap, bars_per_day, len(labels))
     losses = {name: log_losses(probabilities[known], labels) for name, probabilities in forecasts.items()}
-    rated = {}
+    rated: dict[str, dict[str, float | None]] = {}
     for name, probabilities in forecasts.items():
         accuracy = float(np.mean(probabilities[known].argmax(1) == labels))
         down, up = SELL, probabilities.shape[1] - 1
         moved = (labels == down) | (labels == up)
         said_up = probabilities[known, up] > probabilities[known, down]
         direction = float(np.mean((said_up == (labels == up))[moved])) if moved.any() else None
-        rated[name] = ForecastScore(log_loss=float(losses[name].mean()), accuracy=accuracy, direction=direction)
+        rated[name] = {"log_loss": float(losses[name].mean()), "accuracy": accuracy, "direction": direction}
         if name == model:
             continue
         lead = diebold_mariano(model_loss=losses[model], reference_loss=losses[name], lag=lag)
-        rated[name] = replace(
-            rated[name],
-            lead=float(losses[name].mean() - losses[model].mean()),
-            lead_error=None if lead is None else lead.standard_error,
-            p_value=None if lead is None else lead.p_value,
-        )
+        rated[name] |= {
+            "lead": float(losses[name].mean() - losses[model].mean()),
+            "lead_error": None if lead is None else lead.standard_error,
+            "p_value": None if lead is None else lead.p_value,
+        }
     return rated
 
 
-def comparison_row(
-    name: str, metrics: Metrics, forecast: ForecastScore | None = None, accuracy: float | None = None
-) -> ComparisonRow:
-    """Return a row of the comparison; `accuracy` is used if `forecast` is None: it predicts classes only."""
-    said = {} if forecast is None else vars(forecast)
+def comparison_row(name: str, metrics: Metrics, **forecast: Any) -> ComparisonRow:
+    """Return a row of the comparison; `forecast` is from `rate_forecasts`, or the accuracy of who predicts classes."""
     return ComparisonRow(
         name=name,
-        **said or {"accuracy": accuracy},
+        **forecast,
         total_return=metrics.total_return,
         sharpe_ratio=metrics.sharpe_ratio,
         max_drawdown=metrics.max_drawdown,

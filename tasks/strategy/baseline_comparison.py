@@ -116,9 +116,9 @@ def compare_with_baselines(
     repeated = np.where((past >= 0)[:, None], np.eye(len(CLASSES))[past], np.nan)
     drawn = random_positions(bars, evaluation.decided, recipe.costs, recipe.backtest, **end)
     table = [
-        comparison_row(MODEL, money.model.metrics, rated[MODEL]),
-        *(comparison_row(name, traded(p), rated[name]) for name, p in forecasts.items()),
-        comparison_row(PRIOR, traded(prior), rated[PRIOR]),
+        comparison_row(MODEL, money.model.metrics, **rated[MODEL]),
+        *(comparison_row(name, traded(p), **rated[name]) for name, p in forecasts.items()),
+        comparison_row(PRIOR, traded(prior), **rated[PRIOR]),
         comparison_row("persistence", traded(repeated), accuracy=_share(past[both] == classes[both])),
         comparison_row(
             "persistence reversed",
