@@ -41,7 +41,6 @@ class MarketHealth:
 
     Attributes:
         market: Source and slug.
-        bars: Stored candles.
         newest: Open time of the newest, UTC; "none" without candles.
         gaps: Bars recorded as missing.
         champion: Version in force, or "flat".

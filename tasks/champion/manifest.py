@@ -32,7 +32,6 @@ class Summary:
     """A version in a few numbers, all on its unseen bars.
 
     Attributes:
-        days: How many they are.
         lines: The model, the best baseline, buy and hold.
         sharpe_low, sharpe_high: 95 % interval of the model's Sharpe ratio; None where there is none.
         edge_bp: Mean of what a move earned on the side that the model named, before costs, basis points; None without
@@ -62,7 +61,6 @@ class Manifest:
         trained_until_ms: Open time of the last bar that it was fitted on, its validation's, UTC milliseconds.
         label_span_ms: How far that bar's label looks ahead.
         class_means: (3,) what each class earned in training, in units of vol * sqrt(horizon).
-        judgement: How it compared with the champion of that moment.
         risk: The verdict on what it forecasts of volatility, condition by condition.
     """
 

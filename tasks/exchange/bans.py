@@ -48,7 +48,6 @@ class Ban:
 
         Args:
             folder: The home's folder of bans; None to share the ban within this process only.
-            exchange: One of Bybit's hosts, or the sandbox.
             url: Address of the sandbox; None for Bybit.
         """
         name = _ADDRESSES.get(exchange, f"{exchange}-{(url or '').rpartition(':')[2]}")

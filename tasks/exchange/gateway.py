@@ -38,7 +38,6 @@ class Gateway:
     """Client of Bybit's public data, open for as long as the `with` block lasts. Needs no keys, sends none.
 
     Args:
-        exchange: sandbox, bybit, testnet or demo.
         source: Source label of all data from here: the sandbox's own, else the exchange's name.
         url: Address of the sandbox; for the sandbox only.
         requests_per_s: Most requests a second, all threads together.

@@ -59,7 +59,6 @@ class Stream:
     Args:
         channel: linear, spot or private.
         groups: Topics; each group is subscribed by a request of its own, so that a refusal affects this group alone.
-        exchange: One of Bybit's hosts, or the sandbox.
         url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.
         key: API key of the account, for a private stream; None for a public one.
         events: Queue for the events, in order of arrival; several streams may share it. Events are dropped if it is

@@ -86,7 +86,6 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
     Args:
         channel: linear, spot or private.
         url: Address of the sandbox's stream, as ws://127.0.0.1:<port>; None for Bybit.
-        exchange: One of Bybit's hosts, or the sandbox.
         key: API key of the account, for a private stream; None for a public one.
         on_text: Called with every message, in the reader thread.
         stop: When set, ends the wait for the connection.

@@ -64,7 +64,6 @@ class TradingAccount:
     """Client of one account, for one thread, open as long as the `with` block lasts.
 
     Args:
-        exchange: One of Bybit's hosts, or the sandbox.
         key: API key of the account.
         url: Address of the sandbox; None for Bybit.
         timeout_s: Longest wait for a connection and for the next bytes of an answer.

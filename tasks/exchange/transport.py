@@ -96,7 +96,6 @@ def new_client(
     """Return a pybit client without retries; for one thread only.
 
     Args:
-        exchange: One of Bybit's hosts, or the sandbox.
         url: Address of the sandbox; None for Bybit.
         timeout_s: Longest wait for a connection and for the next bytes; their sum limits a whole answer.
         key: API key that signs the requests; None for public ones.
@@ -184,7 +183,6 @@ def give_up(err: TemporaryError, exchange: Exchange, what: str, sent: int, spent
     """Return the final error of a request: one line that says what was requested, how often, and what to do.
 
     Args:
-        err: Error of the last attempt.
         what: Description of the request, such as "BTCUSDT linear 5m candles".
         spent_s: Seconds that the attempts and the waits between them took.
     """

@@ -34,7 +34,6 @@ class Metrics:
         win_rate: Share of trades with net profit > 0.
         profit_factor: Sum of wins over sum of losses; None without losses.
         expectancy_bp: Mean over trades of net profit over entry notional, basis points.
-        mean_hold_bars: Mean bars per trade.
         turnover_per_day: Traded notional over equity at the last close, summed, per day.
         exposure: Share of bars with a position.
         mean_weight: Mean over bars of |position value| over equity.

@@ -326,7 +326,6 @@ def next_leg(held: Decimal, wanted: Decimal, lot: LotSize, price: Decimal) -> Le
     Args:
         held: Signed coins, as the exchange has them.
         wanted: Signed coins.
-        lot: The market's step size and order limits.
         price: Quote currency per coin, to check the smallest notional of an order that opens.
     """
     stays = min(abs(held), abs(wanted)) if held * wanted > 0 else ZERO

@@ -109,7 +109,6 @@ def deflate_sharpe(daily: FloatArray, tried: FloatArray, others: int = 0, *, tra
         daily: (D,) returns of the strategy in question.
         tried: (N,) Sharpe ratio per day of every strategy, this one included, each once; 0 for one that never traded.
         others: Further strategies that were tried elsewhere, without a ratio here.
-        trades: Closed trades of the strategy in question.
     """
     traded = tried[tried != 0.0]
     trials = len(tried) + others

@@ -178,7 +178,6 @@ class Batch:
         candles: What to predict in place of the journal's candles, bar for bar.
 
     Attributes:
-        candles: What was predicted.
         values: (T, F) features.
         vol: (T,) volatility per bar.
         row: Open time of a bar -> where it lies among them.

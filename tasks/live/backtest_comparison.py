@@ -20,7 +20,6 @@ class Met(NamedTuple):
     """What a backtest and a session have in common.
 
     Attributes:
-        equal_decisions: Decisions that both take.
         equal_fills: Fills that both have: same bar, side, price on the tick and quantity.
     """
 

@@ -48,7 +48,6 @@ class LeakCheck:
 
     Attributes:
         found: The result; for a failure the column, the bar, the first differing value and the likely cause.
-        wanted: The condition that must hold.
     """
 
     name: str

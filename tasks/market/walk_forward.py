@@ -138,7 +138,6 @@ def cut_times(first_ms: int, end_ms: int, bar: int, horizon: int, config: FoldCo
         end_ms: When the last bar closes.
         bar: Milliseconds per bar.
         horizon: Label horizon H; a label at t reads up to bar t + 1 + H.
-        config: Shares, embargo and scheme.
     Returns:
         `config.folds` folds in UTC milliseconds. The newest has its exact shares and ends with the last bar. With the
         calendar cut, the others have the length that `calendar_length` gives and begin at multiples of it since 1970;

@@ -26,7 +26,6 @@ class PaperRecord:
         net_return: After costs, share of the capital.
         sharpe_ratio: From UTC days, annualised with sqrt(365); None for too few days or trades.
         backtest_return: A backtest's of the same candles; None until the session has ended, as the next two.
-        equal_decisions: Decisions that it takes too.
         unexplained: Differences from it that have no cause.
     """
 

@@ -117,11 +117,9 @@ class ReportData:
         metrics: Who -> the account in numbers: the model first, then buy and hold and flat.
         costs: The cost sweep, cheapest first.
         delays: The same decisions filled at the next open, one bar later, two bars later.
-        comparison: The model and what it had to beat.
         vol_record: What was forecast of volatility, and what came.
         slices: The result by year and by state of the market.
         fold_scores: Skill and money of each fold's test block.
-        importance: What each input is worth to the forecast.
         beside: This version and the champion or the one before, line by line; nothing where there is none.
         class_mix: Part of the data -> labels of each class.
         spent: What making the version took, but for its publication.

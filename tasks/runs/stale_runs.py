@@ -39,7 +39,6 @@ def crash_stale_runs(client: SyncPrefectClient, now: datetime, silent_s: float =
     """Mark every open run as crashed that shows no sign of life, one being cancelled as cancelled; return their names.
 
     Args:
-        client: Of the server that is looked at.
         now: The time, aware. Before it the server must have been up for `silent_s`: it hears no beat while it is down.
         silent_s: How long a run that has begun may be silent; one that has not may take START_S for it.
     """

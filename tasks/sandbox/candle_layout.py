@@ -43,7 +43,6 @@ class Layout:
         names: Names of the columns if there is no header; else empty.
         columns: Our name -> the file's name, for start_ms, prices and volume, and turnover if there is one.
         volumes: Two columns of which one is volume and the other turnover; empty if volume is known.
-        notes: Differences from our own layout.
     """
 
     skip: int = 0

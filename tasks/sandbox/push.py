@@ -32,7 +32,6 @@ class Topic:
     """A topic of the stream.
 
     Attributes:
-        text: The topic's text in a subscription.
         interval: For kline only: Bybit's code.
         depth: For orderbook only: levels of each side.
     """

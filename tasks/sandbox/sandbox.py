@@ -72,7 +72,6 @@ class Sandbox:
     """A local Bybit for as long as the `with` block lasts.
 
     Args:
-        source: Source label of all data from here.
         now_ms: Initial time of the clock, UTC milliseconds; None for just after the first market's last candle closed.
         ip_limit: Requests in 5 s before a client is banned.
         range_policy: Which rows are returned if a range has more than `limit`.

@@ -67,7 +67,6 @@ class Connection:
     """One client of the stream.
 
     Attributes:
-        category: Category of the markets that it can subscribe to.
         number: Number of the connection within the sandbox.
     """
 

@@ -28,9 +28,7 @@ class Findings:
     """The results themselves.
 
     Attributes:
-        evaluation: Predictions of unseen bars, their skill and their money.
         speed: Latency of one step, and how far the ways to run the model differ.
-        risk: Forecasts of volatility beside EWMA's, HAR's and LightGBM's.
     """
 
     evaluation: Evaluation

@@ -42,7 +42,6 @@ class FoldResult:
         probabilities: (N, 3) on the bars that the fold predicts, NaN where a bar lacks its context.
         log_variance_ratio: (N,) what the volatility head forecasts there; NaN where a bar lacks its context, or without
             one.
-        risk: How the volatility head was solved.
         history: Losses along the training, of all members, oldest first.
         best_steps: Step whose weights were kept, of each member.
         seconds: Wall time of the training.

@@ -74,7 +74,6 @@ class Evaluation:
         unseen: Bars of all test blocks, one after the other.
         forecast: Of them, by each fold's model.
         decided: Position and share at each of their closes.
-        record: What the money's days prove by themselves.
         slices: The money by year and by state of the market.
     """
 
