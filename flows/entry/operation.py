@@ -37,15 +37,7 @@ from prefect.settings import (
 
 from flows.entry.child import bound_log, end_family, start_child
 from flows.entry.command_line import plain_errors, prepared_home
-from flows.entry.deployments import (
-    MAIN_JOB,
-    POOL,
-    DeploymentSet,
-    deploy,
-    end_lost_runs,
-    make_pool,
-    pause_others,
-)
+from flows.entry.deployments import MAIN_JOB, POOL, DeploymentSet, deploy, end_lost_runs, make_pool, pause_others
 from flows.entry.environment import client_environment, server_environment
 from flows.entry.fresh_database import give_database
 from flows.entry.server import (

@@ -13,16 +13,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 from storage.api_keys import ApiKey
-from storage.schema import (
-    DAY_MS,
-    AuthError,
-    Banned,
-    ClockError,
-    Instrument,
-    Market,
-    Rejected,
-    TemporaryError,
-)
+from storage.schema import DAY_MS, AuthError, Banned, ClockError, Instrument, Market, Rejected, TemporaryError
 from tasks.exchange.account_answers import KeyFacts, Position, read_key_facts, read_number, read_positions, read_rows
 from tasks.exchange.bans import BAN_S, Ban
 from tasks.exchange.pacing import Pace, RetryPolicy

@@ -13,12 +13,7 @@ from typing import Any
 from storage.api_keys import ApiKey
 from storage.artifacts import ArtifactStore
 from storage.recent import read_recent
-from storage.schema import (
-    Market,
-    PipelineError,
-    Source,
-    UnreachableError,
-)
+from storage.schema import Market, PipelineError, Source, UnreachableError
 from storage.settings import Settings, pasteable
 from storage.snapshots import load_dataset
 from tasks.champion.expiry import ExpiryRule

@@ -5,13 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from storage.schema import (
-    ClockError,
-    ConfigError,
-    PipelineError,
-    StoreError,
-    TemporaryError,
-)
+from storage.schema import ClockError, ConfigError, PipelineError, StoreError, TemporaryError
 from tasks.champion.version_selector import ChooseVersion
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import AccountReconnected, ExecutionNews, OrderNews, PrivateEvent

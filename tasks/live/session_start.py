@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.locks import exclusive
-from storage.schema import (
-    Candles,
-    ClockError,
-    Instrument,
-    Market,
-    Source,
-    StoreError,
-    source_slug,
-)
+from storage.schema import Candles, ClockError, Instrument, Market, Source, StoreError, source_slug
 from storage.settings import pasteable
 from tasks.champion.serving import ServedModel
 from tasks.champion.version_selector import ChooseVersion, VersionChoice

@@ -6,16 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from storage.bounds import (
-    Checked,
-    HalfOpen,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Seed,
-    Share,
-    Threads,
-)
+from storage.bounds import Checked, HalfOpen, NonNegativeFloat, PositiveFloat, PositiveInt, Seed, Share, Threads
 from storage.schema import ConfigError, Title
 
 FIT_PRESETS = ("default", "source")

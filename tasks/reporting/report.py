@@ -21,24 +21,10 @@ from tasks.execution.metrics import Metrics
 from tasks.execution.vol_skill import LEVELS
 from tasks.reporting import figures
 from tasks.reporting.canvas import MARKDOWN, NARROW, WIDE, png_uri, svg
-from tasks.reporting.evidence import (
-    flat_cells,
-    highlights,
-    random_note,
-    record_measures,
-    skill_measures,
-    trials_text,
-)
+from tasks.reporting.evidence import flat_cells, highlights, random_note, record_measures, skill_measures, trials_text
 from tasks.reporting.explorer import explorer_data, library
 from tasks.reporting.headline import headline_rows
-from tasks.reporting.markup import (
-    Grid,
-    grid,
-    interval,
-    markdown_text,
-    pair_grid,
-    row_grid,
-)
+from tasks.reporting.markup import Grid, grid, interval, markdown_text, pair_grid, row_grid
 from tasks.reporting.report_data import ReportData
 from tasks.reporting.templating import own_file, script_hash, template_environment
 from tasks.reporting.track import days_of, largest_month, monthly_returns, trade_rows, used_months, worst_drawdowns

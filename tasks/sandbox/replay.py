@@ -11,14 +11,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from storage.schema import (
-    CANDLE_COLUMNS,
-    INTERVAL_MS,
-    MONDAY_MS,
-    Candles,
-    IntArray,
-    Market,
-)
+from storage.schema import CANDLE_COLUMNS, INTERVAL_MS, MONDAY_MS, Candles, IntArray, Market
 from tasks.sandbox.tape import TICKS, TapeTick, bar_ticks
 
 RangePolicy = Literal["newest", "oldest"]
