@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import cast
 from uuid import UUID
 
@@ -73,5 +74,10 @@ class ProgressBar:
 
 def root_run() -> UUID | None:
     """Return the run that was started by a person or a schedule, of which the present one may be a part."""
-    found = flow_run.root_flow_run_id
-    return UUID(str(found)) if found else None
+    run = flow_run.id
+    return _root_of(run) if run else None
+
+
+@lru_cache(maxsize=8)  # of a flow inside a flow it takes requests to find, each with a client of its own
+def _root_of(run: str) -> UUID:
+    return UUID(str(flow_run.root_flow_run_id))

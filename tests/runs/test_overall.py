@@ -1,9 +1,14 @@
 """One bar for a whole run: it grows, by what its stages are worth, and ends at the end."""
 
+from uuid import UUID
+
 import pytest
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.runs import overall
-from tasks.runs.overall import OverallProgress
+from tasks.runs.overall import OverallProgress, root_run
 
 
 @pytest.fixture
@@ -70,3 +75,20 @@ def test_what_comes_before_any_stage_is_not_told(told):
     progress = OverallProgress(("networks",), lambda *said: told.append(said))
     progress.advance(0.5)
     assert told == []
+
+
+def test_root_of_a_flow_inside_another_is_asked_for_once(prefect_api):
+    @flow
+    def inside() -> UUID | None:
+        found = root_run()
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+            assert root_run() == found
+        return found
+
+    @flow
+    def outside() -> tuple[str, UUID | None, UUID | None]:
+        return flow_run.id, root_run(), inside()
+
+    own, root, root_of_inside = outside()
+    assert root == root_of_inside == UUID(own)
+    assert root_run() is None
