@@ -152,7 +152,9 @@ def s3_bucket():
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
     """Run flows against one Prefect server for the whole session, with results and database of its own."""
+    import certifi
     from prefect.settings import (
+        PREFECT_API_SSL_CERT_FILE,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
         PREFECT_LOGGING_TO_API_ENABLED,
@@ -166,7 +168,10 @@ def prefect_api(tmp_path_factory):
     give_database({"PREFECT_HOME": str(folder)})  # which no test is about, and each server would make anew
     with suppress(FileNotFoundError):
         (folder / "prefect.db").rename(folder / "prefect-test.db")
+    authority = folder / "authority.pem"
+    authority.write_text(Path(certifi.where()).read_text().partition("-----END")[0] + "-----END CERTIFICATE-----\n")
     own = {
+        PREFECT_API_SSL_CERT_FILE: str(authority),  # each client would read 150 of them in 25 ms, and needs none
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
         PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
         PREFECT_LOGGING_TO_API_ENABLED: False,  # a copy of each line that no test reads
