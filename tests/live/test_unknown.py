@@ -391,7 +391,7 @@ def test_failed_reconciliation_is_told(open_rig: OPEN) -> None:
         market.own.compare_soon()
 
     def grow() -> None:
-        trader.rig.sandbox._desk.accounts[KEY.key].positions[MARKET.symbol].size *= 2
+        trader.rig.sandbox.desk.accounts[KEY.key].positions[MARKET.symbol].size *= 2
 
     does = while_held(grow)
     trader.hold(24, before_bar, patience_s=0.5)
