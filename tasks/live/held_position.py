@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 
 from storage.schema import Banned, PipelineError, TemporaryError
+from storage.settings import pasteable
+from tasks.exchange.boot_clock import boottime_s
 from tasks.execution.orders import ZERO
 from tasks.live.halting import Closing
 from tasks.live.order_desk import OrderDesk
 from tasks.live.protective_stop import ProtectiveStop
+
+_TELL_AGAIN_S = 3_600.0  # of what only a person can close
 
 
 class HeldPosition:
@@ -27,6 +32,7 @@ class HeldPosition:
         self._desk, self._stop, self._least, self._alert = desk, stop, least, alert
         self._closing: Closing | None = None
         self._doubt_is_told = self._still_open_is_told = False
+        self._told_s = -math.inf  # when somebody was told that it can't be closed from here
 
     @property
     def is_open(self) -> bool:
@@ -80,9 +86,12 @@ class HeldPosition:
         """
         self._desk.give_up()
         self._desk.work()
-        if self._closing is not None or is_due:
+        if (self._closing is not None or is_due) and not self._desk.refuses_to_tell:
             self._desk.compare_soon()
         self._desk.reconcile()
+        if self._desk.refuses_to_tell:
+            self._tell_that_nobody_can()
+            return True
         is_due |= self._closing is None and bool(self.keep_stop(at_ms))  # it waits behind its stop alone
         if self._closing is None and not (self.is_open and is_due):
             return self.is_open
@@ -99,3 +108,17 @@ class HeldPosition:
             self._still_open_is_told = True
             self._alert(f"STILL OPEN {still_open}")
         return bool(still_open) and self.is_open  # it is tried again: what was in the way may be over soon
+
+    def _tell_that_nobody_can(self) -> None:
+        """Tell somebody, at once and every hour, of what is held behind its stop and can't be closed from here.
+
+        The session stays: a key may be admitted again, and one that has ended tells nobody.
+        """
+        if boottime_s() - self._told_s < _TELL_AGAIN_S:
+            return
+        self._told_s = boottime_s()
+        self._alert(
+            f"STILL OPEN: {self._desk.held} by the journal, and nobody here can see or close it "
+            f"({self._desk.refuses_to_tell}); close it on the exchange's site, or with a key that works: "
+            f"{pasteable('flows.halt')}; it is asked for again every {self._desk.timing.reconcile_s:g} s"
+        )

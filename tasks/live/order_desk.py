@@ -102,6 +102,7 @@ class OrderDesk(PositionKeeper):
         stop_share: How far from the price the stop of the last order to open lay, share of it; None where the journal
             does not say.
         refuses_to_open: That the exchange takes no order to open, again and again; empty while it does.
+        refuses_to_tell: Why it does not say what is held, which no repetition changes; empty since it has said so.
         trading: The exchange.
         timing: When it asks.
     """
@@ -121,7 +122,7 @@ class OrderDesk(PositionKeeper):
         halted: Callable[[], str] = lambda: "",
     ) -> None:
         self.there: Decimal | None = ZERO
-        self.refuses_to_open = ""
+        self.refuses_to_open = self.refuses_to_tell = ""
         self.without_stop: Position | None = None
         self._bare_since_s: float | None = None
         self.trading, self._session = trading, session
@@ -271,7 +272,7 @@ class OrderDesk(PositionKeeper):
         answer = self.trading.place(self.market, order, protection, unless)
         self._learn(order, answer)
         if isinstance(answer, Refused) and answer.is_final:
-            self._stop(answer.why)
+            self._stop(f"the exchange refuses this key ({answer.why}); check it: of this environment, may it trade?")
 
     def _ask(self, order: Order) -> None:
         since_s = self._sent_s.setdefault(order.link_id, monotonic())  # by no clock that somebody may set back
@@ -285,6 +286,9 @@ class OrderDesk(PositionKeeper):
             found = self.trading.look_up(self.market, order.link_id)
         except TemporaryError:
             found = None  # nobody can tell: it stays as it is
+        except PipelineError as err:
+            found = None
+            self._stop(str(err))
         self._apply_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
@@ -304,8 +308,10 @@ class OrderDesk(PositionKeeper):
         is_open, waiting, unread = bool(self.unsettled), None, ""
         try:
             position = self.trading.position(self.market)
+            self.refuses_to_tell = ""
         except PipelineError as err:
             self._compare_again(err)
+            self.refuses_to_tell = self.refuses_to_tell if isinstance(err, TemporaryError) else str(err)
             self._differed += bool(self.trouble)
             self._is_over |= self._differed >= self.timing.rounds and bool(self.trouble)
             return

@@ -87,7 +87,9 @@ def test_key_that_is_refused_ends_it_at_once(open_desk: OPEN, code: int) -> None
     here.want("0.4")
     here.work()
     assert (len(here.posts), here.orders[0].status) == (1, Status.REJECTED)
-    assert str(code) in here.desk.trouble
+    assert (
+        here.desk.trouble == f"the exchange refuses this key ({code}: no); check it: of this environment, may it trade?"
+    )
     here.want("0.4", bar=1)
     here.work()
     assert len(here.posts) == 1

@@ -63,6 +63,65 @@ def test_position_whose_stop_can_t_be_set_for_a_while_is_to_be_closed(open_desk:
 
 
 @pytest.mark.promise(15)
+@pytest.mark.parametrize("code", [10003, 10010, 33004])
+def test_position_of_an_account_whose_key_is_refused_is_told_of_at_once_and_closed_when_it_is_admitted_again(
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    here, told, late_s = open_desk(), list[str](), [0.0]
+    _, own = open_account(here)
+    here.desk, own.alert = own.desk, told.append
+    monkeypatch.setattr("tasks.live.order_desk.boottime_s", lambda: boottime_s() + late_s[0])
+    monkeypatch.setattr("tasks.live.held_position.boottime_s", lambda: boottime_s() + late_s[0])
+    here.want("0.4", stop=D(50))
+    here.work()
+    assert (own.poll(), told) == ("", [])
+    no = Action("no", actions.ret_code(code, "no").spoil, unseen=True)
+    here.sandbox.follow([Fault(Match(path=None, method=method, times=None), no) for method in ("GET", "POST")])
+    own.desk.timing = replace(TIMING, reconcile_s=60.0)
+    own.desk.compare_soon()
+    asked = len(here.sandbox.requests)
+    assert own.poll()
+    for _ in range(50):
+        assert own.wind_down(True)
+    assert len(here.sandbox.requests) <= asked + 2
+    halted, open_still = told
+    assert f"is halted: the sandbox refused the position in {MARKET.symbol} ({code}: no); check the key: " in halted
+    assert open_still.startswith("STILL OPEN: 0.4 by the journal, and nobody here can see or close it (the sandbox ")
+    assert "; close it on the exchange's site, or with a key that works: " in open_still
+    for late_s[0] in (1_800.0, 3_599.0, 3_700.0, 3_800.0):
+        assert own.wind_down(True)
+    assert told == [halted, open_still, open_still]  # again after an hour
+    here.sandbox.follow([])
+    late_s[0] += 61.0
+    give_up_s = monotonic() + LIMIT_S
+    while own.wind_down(True):
+        assert monotonic() < give_up_s
+    assert here.sandbox.account(KEY.key).position(MARKET.symbol).size == 0
+
+
+@pytest.mark.promise(15)
+def test_order_that_a_refused_key_may_not_ask_for_ends_no_minding_of_what_is_held(
+    open_desk: OPEN, open_account: ACCOUNT
+) -> None:
+    lost = Fault(Match(path="/v5/order/create", method="POST"), actions.delivery("reset"))
+    no = Action("no", actions.ret_code(33004, "expired").spoil, unseen=True)
+    here = open_desk()
+    _, own = open_account(here)
+    here.desk = own.desk
+    here.sandbox.follow([lost, Fault(Match(path=None, times=None), no)])
+    here.want("0.4", stop=D(50))
+    here.work(until=lambda: bool(own.desk.trouble))
+    assert f"order {own.desk.unsettled[0].link_id} (33004: expired); check the key" in own.desk.trouble
+    assert own.wind_down(True)
+    here.sandbox.follow([])
+    own.desk.compare_soon()
+    give_up_s = monotonic() + LIMIT_S
+    while own.wind_down(True):
+        assert monotonic() < give_up_s
+    assert (here.sandbox.account(KEY.key).position(MARKET.symbol).size, len(here.posts)) == (0, 2)
+
+
+@pytest.mark.promise(15)
 def test_position_that_can_have_no_stop_is_to_be_closed_and_its_stop_is_not_set_to_0(
     open_desk: OPEN, open_account: ACCOUNT
 ) -> None:
