@@ -189,7 +189,8 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
             return
         self._held = sock
         sock.frame_buffer = _BoundedFrames(sock._recv, False)  # the original buffer is still empty
-        sock.cont_frame = _BoundedMessage(False, False)
+        # Who decodes a text finds what is no UTF-8; to look for it in Python first is a seventh of a session's work.
+        sock.cont_frame = _BoundedMessage(False, skip_utf8_validation=True)
 
     def _is_elsewhere(self, wire: Any) -> bool:
         """Return whether websocket-client has followed a redirect, to a host that must not see the key."""

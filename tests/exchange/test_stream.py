@@ -163,6 +163,25 @@ def test_stream_that_is_pointed_elsewhere_is_not_followed(make_candles: MAKE, op
     gc.collect()
 
 
+def test_text_that_is_no_utf_8_ends_the_connection() -> None:
+    notes: queue.Queue[str] = queue.Queue()
+
+    def say(listener: socket.socket) -> None:
+        with closing(listener.accept()[0]) as wire:
+            wire.sendall(handshake(wire.recv(65_536)) + b"\x81\x01\xff")
+            wire.recv(65_536)  # until the client hangs up
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=say, args=(listener,), daemon=True).start()
+        here = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        with PublicStream((MARKET,), exchange="sandbox", url=here, timing=ONCE, on_note=notes.put) as stream:
+            while "lost" not in (note := notes.get(timeout=5.0)):
+                pass
+            assert "UnicodeDecodeError" in note
+            assert stream.events.qsize() <= 1  # that it was connected
+    gc.collect()
+
+
 @pytest.mark.promise(19)
 @pytest.mark.skipif(not OPENSSL, reason="openssl, which makes the certificate, is not installed")
 @pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")  # of both hosts, by websocket-client
