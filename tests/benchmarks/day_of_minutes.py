@@ -1,4 +1,4 @@
-"""Twenty markets through a day of minutes, exchange and session each in a process of its own."""
+"""Twenty markets through eight hours of minutes, exchange and session each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tasks.sandbox.sandbox import Sandbox
 from tests.live.conftest import NETWORK, SOURCE, WAIT_S, make_model
 
 MARKETS = [Market(symbol=f"M{number:02}USDT", interval="1") for number in range(20)]
-MINUTES, HOUR = 1_440, 60
+MINUTES, HOUR = 480, 60
 PAST = WARM_UP + NETWORK.context + 300
 
 
 def exchange(told: Connection) -> None:
-    """Serve twenty markets and play a day once asked to; tells its URL first."""
+    """Serve twenty markets and play the hours once asked to; tells its URL first."""
     law = SyntheticMarket(bars=PAST + MINUTES + 1, interval_ms=60_000)
     listings = [
         Listing(candles=generate(replace(law, seed=number)), market=market) for number, market in enumerate(MARKETS)
@@ -45,7 +45,7 @@ def exchange(told: Connection) -> None:
 
 
 def session(told: Connection, url: str, path: Path) -> None:
-    """Step the day; tells bars, seconds, and memory in MB and threads after the first hour and at the end."""
+    """Step the hours; tells bars, seconds, and memory in MB and threads after the first hour and at the end."""
     process, seen = psutil.Process(), []
 
     def note(market: MarketSession, decision: Decision) -> None:

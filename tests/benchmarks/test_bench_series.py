@@ -59,7 +59,7 @@ def test_series_is_faster_than_batched_windows_through_onnx(race, ledger, compar
     def batch():
         return session.run(None, {"window": np.ascontiguousarray(next(turn))})
 
-    times = race(ours_of(network, side) | {"ONNX Runtime": side(batch, 1, BATCH)}, rounds=40)
+    times = race(ours_of(network, side) | {"ONNX Runtime": side(batch, 1, BATCH)}, rounds=20)
 
     beside = {"torch forward_series, ONNX Runtime over it": times.ratio("ONNX Runtime", "series")}
     ledger.enter(

@@ -18,7 +18,7 @@ from tasks.network.folding import fold
 from tasks.network.onnx_graphs import onnx_step
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 7
+ROUNDS = 5
 
 ENGINE = """
 import json

@@ -1,13 +1,14 @@
 """Row 8: an epoch on segments against an epoch on windows; same network, samples, optimiser and schedule.
 
 Same means step by step: every window of a segment in one step. So the losses tell what segments change, which is
-BatchNorm's statistics (a segment counts each bar once, its windows count a bar as often as they hold it). The source
-text's own epoch takes ten times as many steps, 64 shuffled windows each, and so gets further in its one epoch: that
-loss stands beside, without a bar. One epoch leaves a network far from anywhere, where its loss depends on the seed most
-of all: losses are means over seeds, and each seed's stands beside them.
+BatchNorm's statistics (a segment counts each bar once, its windows count a bar as often as they hold it). One epoch
+leaves a network far from anywhere, where its loss depends on the seed most of all: losses are means over seeds, and
+each seed's stands beside them. The source text's own epoch takes ten times as many steps, 64 shuffled windows each; it
+is timed by some of them.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,11 +29,12 @@ from tasks.network.inference import sample_logits
 from tasks.network.segments import BarStream, draw_segments, stream_of
 from tasks.network.series import UNKNOWN, Series
 
-TRAIN, CHECK = 20_000, 10_000
+TRAIN, CHECK = 12_800, 6_400
 SEGMENT = 640  # bars
 BATCH = 64  # windows a step of the source text
 RATE = 1e-3
 SEEDS = (7, 8)  # a windowed epoch takes half a minute
+TIMED = 12  # steps on windows, on one thread; the others may have them all
 
 
 def planted_series(config):
@@ -61,16 +63,16 @@ def windows_of_segments(stream: BarStream, context: int, seed: int) -> Batches:
 
 
 def shuffled_windows(stream: BarStream, context: int, seed: int) -> Batches:
-    """Return the batches of an epoch of the source text."""
+    """Return the batches of an epoch of the source text, as many as are timed."""
     windows = stream.features.unfold(0, context, 1)
     labels = stream.labels[context - 1 :]
     known = torch.nonzero(labels != UNKNOWN)[:, 0]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-    return [(windows[rows], labels[rows]) for rows in torch.split(known[order], BATCH)]
+    return [(windows[rows], labels[rows]) for rows in torch.split(known[order], BATCH)[:TIMED]]
 
 
 def windowed_epoch(network, series, train, batches):
-    """Train on batches of windows, a step each; return the model and the seconds that the steps took."""
+    """Train on batches of windows, a step each; return the model and the seconds that they take on one thread."""
     model = network.model.__class__(network.config).train()
     mean, scale = scaler(series.features[slice(*train)])
     model.feature_mean.copy_(torch.from_numpy(mean))
@@ -78,7 +80,8 @@ def windowed_epoch(network, series, train, batches):
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     seconds = []
-    for windows, labels in batches:
+    for number, (windows, labels) in enumerate(batches):
+        torch.set_num_threads(1 if number < TIMED else os.cpu_count() or 1)
         start = time.perf_counter()
         optimizer.zero_grad()
         functional.cross_entropy(model(windows), labels).backward()
@@ -86,7 +89,8 @@ def windowed_epoch(network, series, train, batches):
         optimizer.step()
         schedule.step()
         seconds.append(time.perf_counter() - start)
-    return model.eval(), np.median(seconds) * len(seconds)
+    torch.set_num_threads(1)
+    return model.eval(), np.median(seconds[:TIMED]) * len(seconds)
 
 
 def loss_of(model, series, span):
@@ -108,14 +112,15 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
     )  # fmt: skip
     stream = stream_of(series, train, context)
 
-    def windowed(seed: int, batches_of):
-        batches = batches_of(stream, context, seed)
+    def windowed(seed: int):
+        batches = windows_of_segments(stream, context, seed)
         torch.manual_seed(seed)  # weights as those of `fit`
         model, seconds = windowed_epoch(network, series, train, batches)
         return loss_of(model, series, check), seconds
 
-    theirs, taken = zip(*[windowed(seed, windows_of_segments) for seed in SEEDS], strict=True)
-    source_loss, source_taken = windowed(SEEDS[0], shuffled_windows)
+    theirs, taken = zip(*[windowed(seed) for seed in SEEDS], strict=True)
+    some = shuffled_windows(stream, context, SEEDS[0])
+    source_taken = windowed_epoch(network, series, train, some)[1] / TIMED * math.ceil(TRAIN / BATCH)
 
     def fitted(epochs: int = 1, seed: int = SEEDS[0]):
         return fit(network.config, series, train, check, replace(config, epochs=epochs, seed=seed))
@@ -140,14 +145,13 @@ def test_epoch_on_segments_is_faster_than_on_windows_and_learns_as_much(
         "log-loss, segments": ", ".join(f"{loss:.4f}" for loss in ours),
         "log-loss, three epochs on segments": ", ".join(f"{loss:.4f}" for loss in later),
         "log-loss, windows": ", ".join(f"{loss:.4f}" for loss in theirs),
-        f"log-loss, {BATCH} shuffled windows a step": source_loss,
         "seconds, windows": ", ".join(f"{seconds:.1f}" for seconds in taken),
         f"seconds, {BATCH} shuffled windows a step": source_taken,
         f"one epoch of {BATCH} shuffled windows a step over three on segments": source_taken / np.median(segments) / 3,
         "of the prior": float(-(prior * np.log(prior)).sum()),
     }
     ledger.enter(
-        compare(8, "epoch_vs_windowed", times, "windows", "segments", "20,000 bars", at_least=60, beside=beside),
+        compare(8, "epoch_vs_windowed", times, "windows", "segments", f"{TRAIN:,} bars", at_least=60, beside=beside),
         line(
             number=8,
             key="epoch_logloss_delta",
