@@ -1,6 +1,7 @@
 """The journal of a session, in one SQLite file: written before each action, read while it runs, replayed afterwards.
 
-    facts       the session's settings from its start, and its summary from its end: JSON by name
+    facts       the session's settings from its start, its summary from its end, and until when the exchange told all
+                that it booked: JSON by name
     takeovers   which version decides from which bar on, and the rules of its account
     candles     every closed candle that was processed, those of the warm-up included, and its origin
     decisions   the decision at each bar of the session: features, vol, probabilities, target, and what was attempted
@@ -135,8 +136,15 @@ class Journal:
 
     def summarise(self, numbers: dict[str, Any]) -> None:
         """Store the session's summary; replaces an earlier one."""
+        self._replace_fact("summary", numbers)
+
+    def told(self, account: str, time_ms: int) -> None:
+        """Record until when the exchange has told all that it booked for an account, UTC milliseconds."""
+        self._replace_fact(f"told_ms {account}", time_ms)
+
+    def _replace_fact(self, name: str, value: Any) -> None:
         with self._written():
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", ("summary", json.dumps(numbers)))
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def takeover(self, market: str, start_ms: int, version: str, rules: FloatArray) -> None:
         """Record which version decides from the bar `start_ms` on, and the rules of its account.

@@ -73,6 +73,12 @@ class JournalReader:
         return {name: json.loads(value) for name, value in self._db.execute("SELECT name, value FROM facts")}
 
     @_read
+    def told_ms(self, account: str) -> int | None:
+        """Return until when the exchange has told all that it booked for an account; None where nobody knows."""
+        found = self._db.execute("SELECT value FROM facts WHERE name = ?", (f"told_ms {account}",)).fetchone()
+        return int(json.loads(found[0])) if found else None
+
+    @_read
     def markets(self) -> list[str]:
         """Return the slugs of the markets that have candles."""
         return [slug for (slug,) in self._db.execute("SELECT DISTINCT market FROM candles ORDER BY market")]

@@ -24,7 +24,7 @@ def move_text(kind: str, fill: Execution) -> str:
 
 _OF_AN_ORDER = "Trade"
 _OVERLAP_MS = HOUR_MS  # executions are asked for again from so long before they were all known: one may come late
-_AFRESH_MS = 7 * DAY_MS  # the same for a process that goes on: a week is one question
+_WRITTEN_MS = DAY_MS  # by which what a journal says of that may be older
 
 
 class PositionKeeper:
@@ -67,6 +67,7 @@ class PositionKeeper:
         self._bars: dict[str, int] = {}
         self._booked: set[str] = set()
         self.begin_ms = self._since_ms = begin_ms
+        self._written_ms = begin_ms
         self._resume()
 
     def _resume(self) -> None:
@@ -82,12 +83,17 @@ class PositionKeeper:
             self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
-            self._know_until(one.time_ms, _AFRESH_MS)  # that it was told does not say that all before it were
+        if (told_ms := reader.told_ms(self.name)) is not None:  # else not even that all before a booking were told
+            self._know_until(told_ms)
 
-    def _know_until(self, time_ms: int, overlap_ms: int = _OVERLAP_MS) -> None:
+    def _know_until(self, time_ms: int) -> None:
         """Ask for no execution again of long before a time; one that is yet to come would hide all until then."""
-        if time_ms <= self._now_ms() + _OVERLAP_MS:
-            self._since_ms = max(self._since_ms, time_ms - overlap_ms)
+        if time_ms > self._now_ms() + _OVERLAP_MS:
+            return
+        self._since_ms = max(self._since_ms, time_ms - _OVERLAP_MS)
+        if time_ms - self._written_ms >= _WRITTEN_MS:
+            self._written_ms = time_ms
+            self._journal.told(self.name, time_ms)
 
     def _keep(self, order: Order) -> Order:
         self._orders[order.link_id] = order

@@ -8,11 +8,12 @@ from time import monotonic
 
 import pytest
 
-from storage.schema import HOUR_MS
+from storage.schema import DAY_MS, HOUR_MS
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import read_execution, read_order
+from tasks.live.order_desk import OrderDesk
 from tasks.sandbox.faults import Action, Fault, Match
-from tests.orders.cells import ACCOUNT, BAR_MS, EXECUTION, KEY, LIMIT_S, MARKET, OPEN, ORDER, TIMING, D
+from tests.orders.cells import ACCOUNT, BAR_MS, EXECUTION, KEY, LIMIT_S, LOT, MARKET, OPEN, ORDER, TIMING, D
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
 from tests.sandbox.outside import Outside
@@ -261,3 +262,33 @@ def test_booking_that_is_told_does_not_say_that_all_before_it_were(open_desk: OP
     here.desk.reconcile()
     (asked,) = [one.params["startTime"] for one in here.sandbox.requests if one.path == "/v5/execution/list"]
     assert asked == str(begin_ms)
+
+
+@pytest.mark.promise(15)
+def test_process_that_goes_on_asks_from_where_all_was_told_and_not_from_the_last_booking(open_desk: OPEN) -> None:
+    here = open_desk()
+    begin_ms, clock = here.sandbox.clock.now_ms(), here.sandbox.clock
+    funding = EXECUTION | {"symbol": MARKET.symbol, "execType": "Funding", "execQty": "0"}
+
+    def go_on() -> OrderDesk:
+        options = {"trading": here.trading, "journal": here.journal, "timing": TIMING}
+        return OrderDesk(MARKET.slug, MARKET, "tests", lot=LOT, begin_ms=begin_ms, **options)
+
+    def first_asked(desk: OrderDesk) -> int:
+        before = len(here.sandbox.requests)
+        desk.compare_soon()
+        desk.reconcile()
+        return min(int(one.params["startTime"]) for one in here.sandbox.requests[before:] if "startTime" in one.params)
+
+    clock.advance(20 * DAY_MS)
+    here.sandbox.follow(down("/v5/execution/list"))
+    here.desk.reconcile()
+    here.desk.on_account_event(read_execution(funding | {"execTime": str(clock.now_ms())}, 1))
+    here.sandbox.follow([])
+    assert first_asked(desk := go_on()) == begin_ms
+    clock.advance(DAY_MS)
+    assert first_asked(desk) == clock.now_ms() - DAY_MS - HOUR_MS
+    assert first_asked(go_on()) == clock.now_ms() - HOUR_MS
+    clock.advance(HOUR_MS)
+    assert first_asked(go_on()) == clock.now_ms() - 2 * HOUR_MS
+    assert desk.trouble == ""
