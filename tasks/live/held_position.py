@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 
-from storage.schema import Banned, PipelineError, TemporaryError
+from storage.schema import Banned, ClockError, PipelineError, TemporaryError
 from storage.settings import pasteable
 from tasks.exchange.boot_clock import boottime_s
 from tasks.execution.orders import ZERO
@@ -62,7 +62,7 @@ class HeldPosition:
             if self._desk.trading.set_stop(self._desk.market, stop):
                 self._desk.note(at_ms, "bare", f"{said}; it is set again, at {stop}")
                 self._alert(f"{said}; it is set again, at {stop}")
-        except TemporaryError as err:  # it is compared again soon
+        except (TemporaryError, ClockError) as err:  # it is compared again soon
             if self._desk.bare_s > self._desk.timing.unknown_s:
                 return f"{said}, and got none for {self._desk.timing.unknown_s:g} s ({err})"
             if not self._doubt_is_told:

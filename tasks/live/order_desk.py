@@ -15,7 +15,7 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-from storage.schema import Market, PipelineError, TemporaryError
+from storage.schema import ClockError, Market, PipelineError, TemporaryError
 from tasks.exchange.account_answers import Position
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import ExecutionNews, OrderNews
@@ -284,11 +284,10 @@ class OrderDesk(PositionKeeper):
             return
         try:
             found = self.trading.look_up(self.market, order.link_id)
-        except TemporaryError:
-            found = None  # nobody can tell: it stays as it is
         except PipelineError as err:
-            found = None
-            self._stop(str(err))
+            found = None  # nobody can tell: it stays as it is
+            if not _passes(err):
+                self._stop(str(err))
         self._apply_all(found or ())
         if found == []:
             self._learn(self._orders[order.link_id], NotFound(self._now_ms()))
@@ -311,7 +310,7 @@ class OrderDesk(PositionKeeper):
             self.refuses_to_tell = ""
         except PipelineError as err:
             self._compare_again(err)
-            self.refuses_to_tell = self.refuses_to_tell if isinstance(err, TemporaryError) else str(err)
+            self.refuses_to_tell = self.refuses_to_tell if _passes(err) else str(err)
             self._differed += bool(self.trouble)
             self._is_over |= self._differed >= self.timing.rounds and bool(self.trouble)
             return
@@ -348,7 +347,7 @@ class OrderDesk(PositionKeeper):
 
     def _compare_again(self, err: PipelineError) -> None:
         """Compare again soon, for the exchange has not told everything; what no repetition changes is trouble."""
-        if isinstance(err, TemporaryError):
+        if _passes(err):
             self._incomparable = f"the exchange does not tell what the account holds ({err})"
             self._compare_within(self.timing.differ_s)
         else:
@@ -366,3 +365,8 @@ class OrderDesk(PositionKeeper):
         if not self.trouble:
             self._compare_s, self._differed, self.there = 0.0, 0, None
         super()._stop(why)
+
+
+def _passes(err: PipelineError) -> bool:
+    """Return whether an error may be over soon by itself, as an outage or a clock that is being set."""
+    return isinstance(err, TemporaryError | ClockError)

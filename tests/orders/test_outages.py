@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from storage.schema import DAY_MS, HOUR_MS
+from storage.schema import DAY_MS, HOUR_MS, ClockError
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import read_execution, read_order
 from tasks.live.order_desk import OrderDesk
@@ -224,6 +224,53 @@ def test_key_that_a_question_meets_a_refusal_of_is_trouble_at_once_whatever_its_
     here = open_desk([Fault(Match(path=POSITION), refusal)])
     here.desk.reconcile()
     assert f"{code}: no" in here.desk.stopped
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("path", [POSITION, "/v5/execution/list", "/v5/order/realtime"])
+def test_clock_that_is_off_makes_the_account_unknown_while_it_lasts_and_halts_no_market(
+    open_desk: OPEN, path: str
+) -> None:
+    here = open_desk([Fault(Match(path=path, times=None), actions.ret_code(10002, "time window"))])
+    here.desk.reconcile()
+    assert here.desk.trouble == ""
+    assert "(10002: time window); this machine's clock is off" in here.desk.unknown
+    here.sandbox.follow([])
+    here.desk.compare_soon()
+    here.desk.reconcile()
+    assert (here.desk.trouble, here.desk.unknown) == ("", "")
+
+
+@pytest.mark.promise(15)
+def test_order_is_followed_on_after_a_clock_was_off(open_desk: OPEN, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, look_up, asked = open_desk(), [], list[str]()
+
+    def off(market: object, name: str) -> None:
+        asked.append(name)
+        monkeypatch.setattr(here.trading, "look_up", look_up[0])
+        raise ClockError("this machine's clock is off")
+
+    look_up.append(here.trading.look_up)
+    monkeypatch.setattr(here.trading, "look_up", off)
+    here.want("0.4", stop=D(50))
+    here.work()
+    assert (len(asked), here.desk.held, here.desk.trouble) == (1, D("0.4"), "")
+
+
+@pytest.mark.promise(15)
+def test_position_without_a_stop_is_not_closed_because_a_clock_is_off(open_desk: OPEN, open_account: ACCOUNT) -> None:
+    off = Action("off", actions.ret_code(10002, "time window").spoil, unseen=True)
+    here, told = open_desk(), list[str]()
+    _, own = open_account(here)
+    here.desk, own.alert = own.desk, told.append
+    here.want("0.4")
+    here.work()
+    here.sandbox.follow([Fault(Match(path=SET_STOP, method="POST", times=2), off)])
+    give_up_s = monotonic() + LIMIT_S
+    while own.desk.bare_s or here.trading.position(MARKET).stop == 0:
+        assert monotonic() < give_up_s
+        assert own.poll() == ""
+    assert "whether it has one now is not known (10002: time window)" in told[0]
 
 
 @pytest.mark.promise(15)
