@@ -194,6 +194,11 @@ class Order:
         return self.status in ENDED and self.known == self.executed
 
     @property
+    def is_unsettled(self) -> bool:
+        """Whether more may come of it; the exchange has never had one that is absent."""
+        return not self.is_settled and self.status is not Status.ABSENT
+
+    @property
     def change(self) -> Decimal:
         """Signed coins that the executions received so far add to the position."""
         return self.known if self.leg.side == "Buy" else -self.known

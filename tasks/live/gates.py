@@ -16,8 +16,7 @@ CONFIRMATION  live asks a person, or the variable that a service sets
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Collection, Mapping, Sequence
 
 from storage.api_keys import ApiKey, Environment
 from storage.schema import ConfigError, Market, PipelineError
@@ -48,14 +47,12 @@ def confirmation(markets: Sequence[Market]) -> str:
     return f"live {' '.join(market.symbol for market in markets)}"
 
 
-def gate(
-    plan: SessionPlan, chosen: Mapping[Market, VersionChoice], halts: Halts, held: Mapping[Market, Decimal]
-) -> ApiKey:
+def gate(plan: SessionPlan, chosen: Mapping[Market, VersionChoice], halts: Halts, held: Collection[Market]) -> ApiKey:
     """Return the key of the account that a session's orders may go to; nothing has been connected to.
 
     Args:
         plan: The session; its mode sends orders.
-        held: Signed coins that the session holds by its journal; what a halted market holds, it is to close.
+        held: Markets in which the session holds something by its journal, or may: it closes what is halted.
 
     Raises:
         Denied: Something is missing.

@@ -135,10 +135,12 @@ class OrderAccount(Account):
         return self.desk.trouble or self.halted()
 
     def halt(self, why: str) -> None:
-        """Latch the market and tell somebody, once."""
+        """Latch the market and tell somebody, once; also where it can't be latched, for a full disk."""
         if why not in self._told:
-            self.latch(why)
-            self._tell(why)
+            try:
+                self.latch(why)
+            finally:
+                self._tell(why)
 
     def _tell(self, why: str) -> None:
         if why not in self._told:

@@ -97,10 +97,10 @@ class PositionKeeper:
 
     def _keep(self, order: Order) -> Order:
         self._orders[order.link_id] = order
-        if order.is_settled or order.status is Status.ABSENT:
-            self._open.pop(order.link_id, None)
-        else:
+        if order.is_unsettled:
             self._open[order.link_id] = order
+        else:
+            self._open.pop(order.link_id, None)
         return order
 
     @property

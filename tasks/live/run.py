@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -142,14 +141,20 @@ def _connected(
     return connect_stream(plan.exchange, plan.markets, begin_ms, bars, on_note, accounts, settings.bans)
 
 
-def _held(plan: SessionPlan, path: Path) -> dict[Market, Decimal]:
-    """Return the signed coins that a session holds by its journal, of markets where it does."""
+def _held(plan: SessionPlan, path: Path) -> dict[Market, str]:
+    """Return what a session holds by its journal, or may: more may come of an order; of markets where it does."""
+    found: dict[Market, str] = {}
     if not path.exists():
-        return {}
+        return found
     with Journal(path) as journal:
-        booked = {market: journal.reader().executions(market.slug) for market in plan.markets}
-    coins = {market: sum((one.change for one in executions), ZERO) for market, executions in booked.items()}
-    return {market: held for market, held in coins.items() if held}
+        reader = journal.reader()
+        for market in plan.markets:
+            coins = sum((one.change for one in reader.executions(market.slug)), ZERO)
+            open_ids = [order.link_id for _, order in reader.orders(market.slug) if order.is_unsettled]
+            doubt = f", and nobody knows what becomes of order {', '.join(open_ids)}" if open_ids else ""
+            if coins or open_ids:
+                found[market] = f"{coins} by the journal{doubt}"
+    return found
 
 
 @contextmanager
@@ -159,12 +164,9 @@ def _telling_of(plan: SessionPlan, path: Path, on_alert: Callable[[str], object]
         yield
     except Exception:
         with suppress(PipelineError):  # a journal that can't be read; why it failed is told all the same
-            for market, coins in _held(plan, path).items():
+            for market, held in _held(plan, path).items():
                 close = pasteable(f"flows.halt --mode {plan.mode} --symbols {market.symbol}")
-                on_alert(
-                    f"{market} on {plan.mode}: STILL OPEN: {coins} by the journal, and no session minds it; close it: "
-                    f"{close}"
-                )
+                on_alert(f"{market} on {plan.mode}: STILL OPEN: {held}; no session minds it; close it: {close}")
         raise
 
 

@@ -18,7 +18,7 @@ from tasks.champion.version_selector import VersionChoice
 from tasks.exchange.connection import ExchangeConfig
 from tasks.exchange.private_events import ExecutionNews
 from tasks.execution.limits import TradingLimits
-from tasks.execution.orders import Execution
+from tasks.execution.orders import Execution, Leg, Order, Status
 from tasks.journal.journal import Journal
 from tasks.live import run
 from tasks.live.gates import CONFIRM_LIVE, Denied
@@ -163,6 +163,26 @@ def test_session_that_holds_something_goes_on_though_halted_and_is_told_of_when_
         assert line.endswith("python -m flows.halt --mode demo --symbols BTCUSDT")
         sold = ExecutionNews(MARKET.symbol, "", "o", "Trade", "Sell", bought._replace(exec_id="f"), 1, 1)
         journal.execution(MARKET.slug, 0, None, sold)
+        assert knock("demo", "own", "right", False, on_alert=alerts.append) == "HALTED"
+        assert len(alerts) == 1
+
+
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("status", [Status.SUBMITTING, Status.UNKNOWN, Status.ACKED, Status.PARTIAL])
+def test_session_of_whose_order_nobody_knows_goes_on_though_halted_and_is_told_of_when_it_may_not(
+    knock: Any, tmp_path: Path, status: Status
+) -> None:
+    halts, alerts = Halts.of(tmp_path), list[str]()
+    halts.latch("demo", MARKET, "nobody can tell for 60 s what has become of order dsc-1")
+    order = Order(link_id="dsc-1", leg=Leg("Buy", Decimal("0.4"), False)).submitting(1)
+    with Journal(session_path(tmp_path, "gates")) as journal:
+        journal.order(MARKET.slug, 0, replace(order, status=status))
+        assert knock("demo", "own", "right", False, on_alert=alerts.append) == "trades"
+        assert knock("demo", "own", "expired", False, on_alert=alerts.append) == "CHAMPION"
+        (line,) = alerts
+        assert line.startswith(f"{MARKET} on demo: STILL OPEN: 0 by the journal, and nobody knows what becomes")
+        assert "becomes of order dsc-1; no session minds it; close it: " in line
+        journal.order(MARKET.slug, 0, replace(order, status=Status.REJECTED))
         assert knock("demo", "own", "right", False, on_alert=alerts.append) == "HALTED"
         assert len(alerts) == 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from storage.schema import StoreError
 from tasks.exchange.boot_clock import boottime_s
 from tasks.execution.paper import Quote
 from tasks.live.halts import Halts
@@ -83,6 +84,23 @@ def test_order_that_was_held_up_on_its_way_out_opens_nothing_that_may_not_be_ope
     assert (here.desk.held, len(here.posts), here.desk.trouble) == (0, 2, "")
     assert here.orders[-1].why == f"{said} before it was sent; nothing has left this machine"
     assert here.desk.outcome(int(CANDLES.start_ms[-1]) + 2 * MARKET.interval_ms) == "rejected"
+
+
+@pytest.mark.promise(17)
+def test_halt_that_can_t_be_written_is_told_all_the_same(
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, own = open_account(open_desk())
+    told = list[str]()
+    own.alert = told.append
+
+    def full(path: object, data: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("tasks.live.halts.replace_file", full)
+    with pytest.raises(StoreError, match=r"the halt .* can't be written \(No space left on device\)"):
+        own.halt("DAILY_LOSS: 0.03, allowed 0.02")
+    assert told == ["is halted: DAILY_LOSS: 0.03, allowed 0.02"]
 
 
 @pytest.mark.promise(17)
