@@ -165,7 +165,8 @@ class OrderGateway:
                 raise Denied("RECONCILIATION", own.desk.trouble)
             return
         available = self.trading.available()
-        self._needed += own.ledger.cash if own.ledger.side == 0 else 0.0  # all markets draw on one account
+        # All markets draw on one account; what an order has opened that no row of the ledger holds yet is paid too.
+        self._needed += 0.0 if own.is_open else own.ledger.cash
         if available is None or float(available) < self._needed:
             said = "can't be read" if available is None else f"is {available} USDT"
             raise Denied(

@@ -122,6 +122,23 @@ def test_position_that_stays_another_is_denied_after_as_many_comparisons_as_a_se
     assert waits == [TIMING.differ_s] * 2
 
 
+@pytest.mark.promise(15)
+@pytest.mark.parametrize("path", ["/v5/order/create", None])
+def test_session_killed_amid_an_order_goes_on_though_the_whole_capital_is_in_its_position(
+    open_desk: OPEN, open_account: ACCOUNT, path: str | None
+) -> None:
+    here = open_desk([Fault(Match(path="/v5/order/create", method="POST"), actions.delivery("reset"))], capital="5000")
+    here.want("0.4", stop=D(50))
+    here.desk.work()
+    if path is None:  # nor does anybody know at the start
+        here.sandbox.follow([Fault(Match(path="/v5/order/realtime", times=None), actions.http_status(502))])
+    orders, own = open_account(here)
+    orders.admit(own, MARKET)
+    assert own.desk.trouble == ""
+    assert own.ledger.side == 0  # no row has it yet
+    assert (own.desk.there, len(here.posts)) == (D("0.4"), 1)
+
+
 def test_demo_that_does_not_tell_what_its_key_may_do_is_traded(open_desk: OPEN, open_account: ACCOUNT) -> None:
     silent = Fault(Match(path="/v5/user/query-api", times=None), actions.ret_code(10032, "not on demo"))
     here = open_desk([silent])
