@@ -93,12 +93,20 @@ def label_bars(
     forward_return = np.full(bars, np.nan)
     forward_return[:ending][whole] = np.log(open_[1 + horizon :][whole] / open_[1 : 1 + ending][whole])
 
-    threshold = np.maximum(config.k * vol * math.sqrt(horizon), config.cost_floor_multiple * round_trip_cost)
-    classes = np.full(bars, HOLD, np.int64)
-    classes[forward_return > threshold] = BUY
-    classes[forward_return < -threshold] = SELL
-    classes[np.isnan(forward_return) | np.isnan(threshold)] = UNKNOWN
+    classes, threshold = classify(forward_return, vol, config, round_trip_cost)
     return Labels(horizon=horizon, classes=classes, forward_return=forward_return, threshold=threshold, end=end)
+
+
+def classify(
+    move: FloatArray, vol: FloatArray, config: LabelConfig, round_trip_cost: float
+) -> tuple[IntArray, FloatArray]:
+    """Return the (T,) class of each natural-log return over the horizon, and the threshold that it had to pass."""
+    threshold = np.maximum(config.k * vol * math.sqrt(config.horizon), config.cost_floor_multiple * round_trip_cost)
+    classes = np.full(len(move), HOLD, np.int64)
+    classes[move > threshold] = BUY
+    classes[move < -threshold] = SELL
+    classes[np.isnan(move) | np.isnan(threshold)] = UNKNOWN
+    return classes, threshold
 
 
 def realised_variance(close: FloatArray, segment: IntArray, horizon: int) -> FloatArray:

@@ -1,11 +1,9 @@
 """The persistence forecast: the last move happens again. Looks back only."""
 
-import math
-
 import numpy as np
 
-from storage.schema import BUY, HOLD, SELL, FloatArray, IntArray
-from tasks.market.labels import UNKNOWN, LabelConfig
+from storage.schema import FloatArray, IntArray
+from tasks.market.labels import LabelConfig, classify
 
 
 def past_classes(
@@ -25,9 +23,4 @@ def past_classes(
     move = np.full(len(close), np.nan)
     whole = horizon + np.flatnonzero(segment[horizon:] == segment[: max(len(close) - horizon, 0)])
     move[whole] = np.log(close[whole] / close[whole - horizon])
-    threshold = np.maximum(config.k * vol * math.sqrt(horizon), config.cost_floor_multiple * round_trip_cost)
-    classes = np.full(len(close), HOLD, np.int64)
-    classes[move > threshold] = BUY
-    classes[move < -threshold] = SELL
-    classes[np.isnan(move) | np.isnan(threshold)] = UNKNOWN
-    return classes
+    return classify(move, vol, config, round_trip_cost)[0]
