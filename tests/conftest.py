@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,37 +151,11 @@ def s3_bucket():
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory):
-    """Run flows against one Prefect server for the whole session, with results and database of its own."""
-    import certifi
-    from prefect.settings import (
-        PREFECT_API_SSL_CERT_FILE,
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-        PREFECT_LOCAL_STORAGE_PATH,
-        PREFECT_LOGGING_TO_API_ENABLED,
-        temporary_settings,
-    )
-    from prefect.testing import utilities
+    """Run flows against the one Prefect server of a whole run; other processes may run theirs there meanwhile."""
+    from tests.prefect_server import shared
 
-    from flows.entry.fresh_database import give_database
-
-    folder = tmp_path_factory.mktemp("prefect")
-    give_database({"PREFECT_HOME": str(folder)})  # which no test is about, and each server would make anew
-    with suppress(FileNotFoundError):
-        (folder / "prefect.db").rename(folder / "prefect-test.db")
-    authority = folder / "authority.pem"
-    authority.write_text(Path(certifi.where()).read_text().partition("-----END")[0] + "-----END CERTIFICATE-----\n")
-    own = {
-        PREFECT_API_SSL_CERT_FILE: str(authority),  # each client would read 150 of them in 25 ms, and needs none
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # the engine waits a second for it at the end of every flow
-        PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results"),
-        PREFECT_LOGGING_TO_API_ENABLED: False,  # a copy of each line that no test reads
-    }
-    # As `prefect server start --no-services` has it: no test asks this server for a schedule, an event or a task's run,
-    # and it would work four times as long.
-    without_services = "PREFECT__SERVER_WEBSERVER_ONLY"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utilities, "mkdtemp", lambda: str(folder))
-        patch.setenv(without_services, "1")
-        with utilities.prefect_test_harness(server_startup_timeout=300), temporary_settings(own):
-            patch.delenv(without_services)  # of this server alone
-            yield
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "prefect"
+    folder.mkdir(exist_ok=True)
+    with shared(folder, tmp_path_factory.mktemp("results")):
+        yield

@@ -15,6 +15,7 @@ from prefect.states import Cancelling, Pending, Running
 import flows.entry.operation
 from flows.entry.operation import Operation
 from tasks.runs.stale_runs import START_S, ZOMBIE_S, crash_stale_runs
+from tests.prefect_server import started
 
 LATER = timedelta(seconds=START_S + 60)
 
@@ -24,9 +25,10 @@ def nothing() -> None:
     """A flow to have runs of."""
 
 
-@pytest.fixture
-def client(prefect_api):
-    with get_client(sync_client=True) as found:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """A client of a server that has no runs of other tests, which would be ended too."""
+    with started(tmp_path_factory.mktemp("prefect")), get_client(sync_client=True) as found:
         yield found
 
 
