@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import duckdb
@@ -120,14 +121,6 @@ class Cluster:
             child.wait()
 
 
-@pytest.fixture
-def cluster(tmp_path, free_port):
-    pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
-    running = Cluster(tmp_path, free_port())
-    yield running
-    running.close()
-
-
 def test_one_markets_failure_ends_the_flow_failed_and_stops_no_other(one_machine):
     error, store = one_machine
     assert error.startswith("1 of 2 markets failed, the others are done: BADUSDT linear 5m (StoreError: ")
@@ -167,29 +160,6 @@ def kill_the_first_that_has_trained_a_fold(address: str, url: str, killed: list[
         killed.append(worker)
 
 
-@pytest.mark.promise(8)
-def test_two_workers_that_share_only_the_url_give_what_one_machine_gives_though_one_is_killed(
-    one_machine, cluster, s3_bucket, home, tmp_path, monkeypatch
-):
-    url = f"{s3_bucket}{tmp_path}"
-    for _ in range(2):
-        cluster.start_worker(DSC_ARTIFACT_URL=url)
-    monkeypatch.setenv("DSC_ARTIFACT_URL", url)
-    monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
-    killed = []
-    killer = threading.Thread(target=kill_the_first_that_has_trained_a_fold, args=(cluster.address, url, killed))
-    killer.start()
-    outcomes = pipeline(symbols=("ONEUSDT", "TWOUSDT"), **JOB)
-    killer.join()
-    assert len(killed) == 1
-    assert [outcome.error for outcome in outcomes.each] == ["", ""]
-    store = ArtifactStore(url)
-    assert content(store, "linear-ONEUSDT-5") == content(one_machine[1], "linear-ONEUSDT-5")
-    assert content(store, "linear-TWOUSDT-5")["trades.parquet"] == content(store, "linear-ONEUSDT-5")["trades.parquet"]
-    assert list(tmp_path.glob("host-*/home/*")) == []  # no worker left anything on its own disk
-    assert not (home / "models").exists()
-
-
 WITHOUT_US = """
 import sys
 
@@ -217,23 +187,64 @@ def submit(market: Market = MARKET) -> str:
     return away()
 
 
-def test_cluster_that_is_not_there_or_has_no_worker_or_no_dataset_is_said_within_the_time_limit(
-    prefect_api, cluster, home, tmp_path, monkeypatch
-):
+@pytest.fixture(scope="module")
+def clustered(prefect_api, s3_bucket, tmp_path_factory, free_port):
+    """Two markets on a cluster of two workers that share only the URL, of which one is killed; and what else it said.
+
+    It is asked before it has a worker, and once more when it is done, for a dataset that its worker does not find.
+    """
+    pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
+    folder = tmp_path_factory.mktemp("cluster")
+    found = SimpleNamespace(folder=folder, home=folder / "home", url=f"{s3_bucket}{folder}", killed=[])
+    with contextlib.closing(Cluster(folder, free_port())) as cluster, pytest.MonkeyPatch.context() as patch:
+        found.address = cluster.address
+        patch.setenv("DSC_HOME", str(found.home))
+        patch.setenv("DSC_DASK_ADDRESS", cluster.address)
+        patch.setenv("DSC_ARTIFACT_URL", found.url)
+        patch.setenv("DSC_DASK_WAIT_S", "5")
+        found.without_a_worker = submit()
+        patch.setenv("DSC_DASK_WAIT_S", "120")
+        for _ in range(2):
+            cluster.start_worker(DSC_ARTIFACT_URL=found.url)
+        asked = (cluster.address, found.url, found.killed)
+        killer = threading.Thread(target=kill_the_first_that_has_trained_a_fold, args=asked)
+        killer.start()
+        found.outcomes = pipeline(symbols=("ONEUSDT", "TWOUSDT"), **JOB)
+        killer.join()
+        patch.setenv("DSC_ARTIFACT_URL", str(folder / "another"))
+        found.without_the_dataset = submit()
+    return found
+
+
+@pytest.mark.promise(8)
+def test_two_workers_that_share_only_the_url_give_what_one_machine_gives_though_one_is_killed(one_machine, clustered):
+    assert len(clustered.killed) == 1
+    assert [outcome.error for outcome in clustered.outcomes.each] == ["", ""]
+    store = ArtifactStore(clustered.url)
+    assert content(store, "linear-ONEUSDT-5") == content(one_machine[1], "linear-ONEUSDT-5")
+    assert content(store, "linear-TWOUSDT-5")["trades.parquet"] == content(store, "linear-ONEUSDT-5")["trades.parquet"]
+    assert list(clustered.folder.glob("host-*/home/*")) == []  # no worker left anything on its own disk
+    assert not (clustered.home / "models").exists()
+
+
+def test_cluster_that_has_no_worker_or_no_dataset_is_said_within_the_time_limit(clustered):
+    said = (
+        f"ClusterError: the Dask cluster at {clustered.address} had no worker for 5 s; start one that has this package"
+    )
+    assert clustered.without_a_worker.startswith(said)
+    assert re.match(
+        rf"DatasetError: dataset 0{{16}} is not in {clustered.url}/datasets; .*DSC_ARTIFACT_URL",
+        clustered.without_the_dataset,
+    )
+
+
+def test_cluster_that_is_not_there_is_said_within_the_time_limit(prefect_api, home, tmp_path, monkeypatch):
+    pytest.importorskip("prefect_dask", reason="DSC_DASK_ADDRESS needs prefect-dask; it is not installed")
     monkeypatch.setenv("DSC_ARTIFACT_URL", str(tmp_path / "shared"))
     monkeypatch.setenv("DSC_DASK_ADDRESS", "tcp://127.0.0.1:9")
     monkeypatch.setenv("DSC_DASK_WAIT_S", "1")
     assert re.match(
         r"ClusterError: no Dask scheduler at tcp://127\.0\.0\.1:9, waited 1 s \(.*unset DSC_DASK_AD", submit()
-    )
-    monkeypatch.setenv("DSC_DASK_ADDRESS", cluster.address)
-    monkeypatch.setenv("DSC_DASK_WAIT_S", "5")
-    said = f"ClusterError: the Dask cluster at {cluster.address} had no worker for 5 s; start one that has this package"
-    assert submit().startswith(said)
-    monkeypatch.setenv("DSC_DASK_WAIT_S", "120")
-    cluster.start_worker(DSC_ARTIFACT_URL=str(tmp_path / "another"))
-    assert re.match(
-        rf"DatasetError: dataset 0{{16}} is not in {tmp_path}/another/datasets; .*DSC_ARTIFACT_URL", submit()
     )
 
 
