@@ -87,10 +87,10 @@ test: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 # Files, those that take half a minute before the others, and the tests in them in a random order; ARGS=--randomly-seed=N repeats the one that named this seed.
-# Three processes on two cores: a quarter of their time they wait, for a server, a stream or a clock. One thread each
+# Four processes on two cores: a quarter of their time they wait, for a server, a stream or a clock. One thread each
 # for arithmetic, but where a test asks for more: more wait for each other, and burn what they wait.
 suite: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is known in closed form or by another library against what the project says, and planted faults: a table, and
 # $(DSC_HOME)/verify.json. With DSC_TEST_DATA set, recorded candles before 2026 too.
