@@ -1,7 +1,5 @@
 """What one market holds: it has its stop at the exchange, and of a halted market it is closed in the end."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import suppress

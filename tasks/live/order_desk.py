@@ -5,8 +5,6 @@ the private stream, and is asked for where the stream says nothing. While anythi
 What is held is compared with the exchange; a difference that stays is trouble, which ends the trading of the market.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
