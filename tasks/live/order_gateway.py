@@ -22,11 +22,12 @@ from tasks.execution.limits import TradingLimits
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
 from tasks.live.booking import lot_size
+from tasks.live.compared_position import DeskTiming
 from tasks.live.gates import Denied
 from tasks.live.halts import Halts
 from tasks.live.limits_state import LimitsState
 from tasks.live.order_account import OrderAccount
-from tasks.live.order_desk import DeskTiming, OrderDesk
+from tasks.live.order_desk import OrderDesk
 from tasks.live.session_config import OrderConfig
 
 DESK_TIMING = DeskTiming()

@@ -12,9 +12,9 @@ from typing import Any
 from storage.api_keys import ApiKey
 from tasks.execution.backtest import BacktestConfig
 from tasks.execution.limits import TradingLimits
+from tasks.live.compared_position import DeskTiming
 from tasks.live.halts import Halts
 from tasks.live.market_session import MarketSession
-from tasks.live.order_desk import DeskTiming
 from tasks.live.order_gateway import OrderConfig, OrderGateway
 from tasks.live.session import Session
 from tasks.live.session_replay import Replayed

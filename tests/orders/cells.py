@@ -25,9 +25,10 @@ from tasks.execution.accounting import COMMISSION
 from tasks.execution.orders import LotSize, Order, Status
 from tasks.execution.paper import Ledger
 from tasks.journal.journal import Journal
+from tasks.live.compared_position import DeskTiming
 from tasks.live.halts import Halts
 from tasks.live.order_account import OrderAccount
-from tasks.live.order_desk import DeskTiming, Intent, OrderDesk
+from tasks.live.order_desk import Intent, OrderDesk
 from tasks.live.order_gateway import OrderGateway
 from tasks.market.synthetic import SyntheticMarket, generate
 from tasks.sandbox.faults import CREATE_PATH, FaultPlan

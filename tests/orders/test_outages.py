@@ -71,7 +71,7 @@ def test_position_of_an_account_whose_key_is_refused_is_told_of_at_once_and_clos
     here, told, late_s = open_desk(), list[str](), [0.0]
     _, own = open_account(here)
     here.desk, own.alert = own.desk, told.append
-    monkeypatch.setattr("tasks.live.order_desk.boottime_s", lambda: boottime_s() + late_s[0])
+    monkeypatch.setattr("tasks.live.compared_position.boottime_s", lambda: boottime_s() + late_s[0])
     monkeypatch.setattr("tasks.live.held_position.boottime_s", lambda: boottime_s() + late_s[0])
     here.want("0.4", stop=D(50))
     here.work()
