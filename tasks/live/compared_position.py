@@ -8,7 +8,7 @@ from decimal import Decimal
 from math import inf
 from time import monotonic
 
-from storage.schema import ClockError, Market, PipelineError, TemporaryError
+from storage.schema import ClockError, Market, PipelineError, StoreError, TemporaryError
 from tasks.exchange.account_answers import Position
 from tasks.exchange.boot_clock import boottime_s
 from tasks.exchange.private_events import ExecutionNews, OrderNews
@@ -137,6 +137,8 @@ class ComparedPosition(PositionKeeper):
             waiting = self.trading.open_orders(self.market)
             self._apply_all(waiting)
             self._compared_s, self._incomparable = boottime_s(), ""
+        except StoreError:
+            raise
         except PipelineError as err:
             self._compare_again(err)
             unread = f"; what moved it, its stop or anybody else, can't be read: {err}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 
-from storage.schema import Banned, ClockError, PipelineError, TemporaryError
+from storage.schema import Banned, ClockError, PipelineError, StoreError, TemporaryError
 from storage.settings import pasteable
 from tasks.exchange.boot_clock import boottime_s
 from tasks.execution.orders import ZERO
@@ -66,6 +66,8 @@ class HeldPosition:
             if not self._doubt_is_told:
                 self._alert(f"{said}, and whether it has one now is not known ({err}); that is asked again")
             self._doubt_is_told = True
+        except StoreError:
+            raise
         except PipelineError as err:
             return f"{said}, and gets none at {stop} ({err})"
         return ""

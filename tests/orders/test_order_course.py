@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from time import monotonic
 
 import pytest
 
@@ -16,12 +17,15 @@ from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import (
     ACCOUNT,
     CANDLES,
+    KEY,
+    LIMIT_S,
     MARKET,
     OPEN,
     PRICE,
 )
 from tests.sandbox import actions
 from tests.sandbox.order_actions import order_fault
+from tests.sandbox.outside import Outside
 
 D = Decimal
 
@@ -77,10 +81,14 @@ def test_message_that_comes_twice_is_booked_once(open_desk: OPEN) -> None:
     assert (here.desk.held, here.violations()) == (D("0.4"), [])
 
 
-def test_full_disk_sends_nothing(open_desk: OPEN) -> None:
-    here = open_desk()
+@pytest.mark.parametrize("parts", [1, 40])
+def test_full_disk_sends_nothing_and_what_was_sent_is_in_the_books_when_there_is_room(
+    open_desk: OPEN, parts: int
+) -> None:
+    filled = Action("in parts", twist=OrderTwist(parts=parts))
+    here = open_desk([Fault(Match(path=CREATE_PATH, method="POST", times=None), filled)])
     (pages,) = here.journal._db.execute("PRAGMA page_count").fetchone()
-    here.journal._db.execute(f"PRAGMA max_page_count={pages}")
+    here.journal._db.execute(f"PRAGMA max_page_count={pages + 2}")
 
     def trade() -> None:
         for bar in range(200):
@@ -90,6 +98,48 @@ def test_full_disk_sends_nothing(open_desk: OPEN) -> None:
     with pytest.raises(StoreError, match="full"):
         trade()
     assert len(here.posts) == len([one for one in here.orders if one.status is not Status.INTENT])
+    here.start()
+    here.reconcile()
+    assert (here.violations(), here.desk.trouble) == ([], "")
+
+
+def test_booking_that_can_t_be_written_ends_the_session_and_is_no_trouble_of_the_market(
+    open_desk: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = open_desk()
+    Outside(here.sandbox.desk, KEY.key).order(MARKET.symbol, "Buy", "0.3")
+
+    def full(*args: object) -> None:
+        raise StoreError("the journal can't be written (database or disk is full)")
+
+    monkeypatch.setattr(here.journal, "execution", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        here.desk.reconcile()
+    assert (here.desk.trouble, here.desk.held) == ("", 0)
+
+
+def test_stop_whose_setting_can_t_be_noted_closes_no_position(
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = open_desk()
+    _, own = open_account(here)
+    here.desk = own.desk
+    here.want("0.4")
+    here.work()
+
+    def full(*args: object) -> None:
+        raise StoreError("the journal can't be written (database or disk is full)")
+
+    monkeypatch.setattr(own.desk, "note", full)
+
+    def poll() -> None:
+        give_up_s = monotonic() + LIMIT_S
+        while monotonic() < give_up_s:
+            assert own.poll() == ""
+
+    with pytest.raises(StoreError, match="disk is full"):
+        poll()
+    assert here.trading.position(MARKET).stop > 0
 
 
 @pytest.mark.parametrize(
