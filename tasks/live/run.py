@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,9 +72,9 @@ def run_session(
     outlives = plan.sends_orders and not plan.has_own_account  # what is held then is there without the session too
     with ExitStack() as stack:
         one_session(settings.home, selector.source, plan.markets, stack, plan.mode if outlives else None)
-        held = _held(plan, path) if outlives else {}
         if outlives:
             stack.enter_context(_telling_of(plan, path, on_alert))
+        held = _held(plan, path) if outlives else {}
         chosen = _chosen(plan, selector, path, on_note)
         key, halts = None, Halts.of(settings.home)
         if plan.sends_orders:
@@ -163,10 +163,13 @@ def _telling_of(plan: SessionPlan, path: Path, on_alert: Callable[[str], object]
     try:
         yield
     except Exception:
-        with suppress(PipelineError):  # a journal that can't be read; why it failed is told all the same
-            for market, held in _held(plan, path).items():
-                close = pasteable(f"flows.halt --mode {plan.mode} --symbols {market.symbol}")
-                on_alert(f"{market} on {plan.mode}: STILL OPEN: {held}; no session minds it; close it: {close}")
+        try:
+            held = _held(plan, path)
+        except PipelineError as err:  # the disk is full, as it may be
+            held = dict.fromkeys(plan.markets, f"nobody knows what, for {err}")
+        for market, what in held.items():
+            close = pasteable(f"flows.halt --mode {plan.mode} --symbols {market.symbol}")
+            on_alert(f"{market} on {plan.mode}: STILL OPEN: {what}; no session minds it; close it: {close}")
         raise
 
 

@@ -209,6 +209,19 @@ def test_session_that_fails_while_it_holds_something_tells_of_it(
     assert line.startswith(f"{MARKET} on demo: STILL OPEN: 0.4 by the journal")
 
 
+@pytest.mark.promise(15)
+def test_session_whose_journal_can_t_be_read_tells_that_something_may_be_open(knock: Any, tmp_path: Path) -> None:
+    alerts, path = list[str](), session_path(tmp_path, "gates")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no journal" * 100)
+    with pytest.raises(StoreError, match="file is not a database"):
+        knock("demo", "own", "right", False, on_alert=alerts.append)
+    (line,) = alerts
+    assert line.startswith(f"{MARKET} on demo: STILL OPEN: nobody knows what, for the journal {path} ")
+    assert "(file is not a database)" in line
+    assert line.endswith("python -m flows.halt --mode demo --symbols BTCUSDT")
+
+
 @pytest.mark.promise(14)
 def test_position_of_an_account_is_of_one_session_whatever_its_interval(knock: Any, tmp_path: Path) -> None:
     with ExitStack() as first:
