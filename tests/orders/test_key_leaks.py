@@ -40,7 +40,7 @@ def test_refusal_that_echoes_the_key_does_not_show_it_nor_does_its_traceback(ope
     here = open_desk([Fault(Match(path=CREATE_PATH, method="POST"), actions.ret_code(10004, said))])
     here.want("0.4")
     here.work()
-    assert here.desk.trouble == "10004: error sign!"
+    assert here.desk.trouble.startswith("the exchange refuses this key (10004: error sign!); check it")
     assert KEY.key not in here.orders[0].why
     here.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, said))])
     with pytest.raises(AuthError) as caught:
