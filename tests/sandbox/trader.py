@@ -58,8 +58,8 @@ class PrivateClient(WebSocket):  # type: ignore[misc]  # pybit has no types
             api_key=spec.key,
             api_secret=spec.secret,
             private_auth_expire=10,
-            ping_interval=2,
-            ping_timeout=1,
+            ping_interval=30,  # of a busy machine; a client that lost its stream before it subscribes waits for ever
+            ping_timeout=20,
             retries=1_000,  # without a wait in between: ten are over before a stream is back
         )
         for topic in topics:
