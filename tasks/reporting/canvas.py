@@ -14,7 +14,7 @@ from datetime import UTC
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.dates import HOURLY, MINUTELY, AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import DAILY, HOURLY, MINUTELY, MONTHLY, AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from storage.schema import DAY_MS, FloatArray, IntArray
@@ -130,7 +130,8 @@ def add_legend(axes: Axes, *, order: Sequence[int] | None = None, columns: int =
 def use_dates(axes: Axes, time_ms: IntArray, width: int) -> None:
     """Label the x axis with UTC dates, from the first time to the last."""
     locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=9 if width > NARROW else 5)  # type: ignore[no-untyped-call]
-    for unit, step in ((MINUTELY, 60), (HOURLY, 24)):  # without them it finds no step for 5 ticks in, say, 2.5 hours
+    # Without these it finds no step for 5 ticks in, say, 2.5 hours, 90 days or 30 months.
+    for unit, step in ((MINUTELY, 60), (HOURLY, 24), (DAILY, 31), (MONTHLY, 12)):
         locator.intervald[unit] = [*locator.intervald[unit], step]
     axes.xaxis.set_major_locator(locator)
     dates = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from storage.schema import FloatArray
+from storage.schema import DAY_MS, FloatArray
 from storage.written import Cell, Style, cell_text, written
-from tasks.reporting.canvas import NARROW, WIDE, svg
+from tasks.reporting.canvas import NARROW, WIDE, svg, use_dates
 from tasks.reporting.figures import downsample, draw_equity, draw_step
 from tasks.reporting.markup import exact_text
 from tasks.reporting.report_data import Equity
@@ -97,6 +98,17 @@ def test_downsampling_keeps_the_ends_and_the_extremes(series: list[float], most:
     if np.isfinite(values).any():
         assert np.nanmin(values[rows]) == np.nanmin(values)
         assert np.nanmax(values[rows]) == np.nanmax(values)
+
+
+@pytest.mark.parametrize("width", [0, NARROW, WIDE])
+@pytest.mark.parametrize("first", ["2025-01-01T00:00", "2023-11-30T23:55"])
+def test_dates_of_any_span_have_their_ticks(first: str, width: int) -> None:
+    axes = Figure().add_subplot()
+    first_ms = np.datetime64(first, "ms").astype(np.int64)
+    for span_ms in np.geomspace(180_000, 15 * 365 * DAY_MS, 500).astype(np.int64):  # too few steps are a warning
+        use_dates(axes, np.array([first_ms, first_ms + span_ms]), width)
+        seen = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+        assert 1 <= len(seen) <= 9
 
 
 def account(bars: int, model: FloatArray, held: FloatArray) -> Equity:
