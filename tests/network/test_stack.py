@@ -49,13 +49,23 @@ def of_torchs_layers(model: DSCTradingModel, z: Tensor, keep: Tensor) -> Tensor:
     return torch.as_tensor(logits).permute(2, 1, 0)
 
 
+@torch.no_grad()
+def alive(model: DSCTradingModel) -> DSCTradingModel:
+    """Let no channel fall silent: without variance each norm makes 300 times as much of a rounding error."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm1d):
+            norm.bias.abs_()
+            norm.weight.add_(0.3 * norm.weight.sign())
+    return model.double()  # only a formula can differ
+
+
 @settings(deadline=None, max_examples=60)
 @given(case=cases(), members=st.integers(1, 3), segments=st.integers(2, 4), seed=st.integers(0, 2**20))
 def test_step_of_a_stack_is_that_of_every_member_through_torchs_own_layers(
     random_model: Any, case: tuple[DSCConfig, int], members: int, segments: int, seed: int
 ) -> None:
     config, extra = case
-    models = [random_model(config, seed + number).double() for number in range(members)]  # only a formula can differ
+    models = [alive(random_model(config, seed + number)) for number in range(members)]
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(members, config.context + extra, segments, config.input_features, generator=generator).double()
     keep = torch.rand(members, 1 + config.newest_step, config.hidden_channels, segments, generator=generator).double()
