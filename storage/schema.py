@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Literal, NewType, Self
 
 import numpy as np
@@ -478,7 +478,7 @@ class Instrument:
 def _on_grid(value: float, step: str) -> str:
     # Through Decimal: str() of a float may say 1e-05 or 0.30000000000000004, which Bybit refuses.
     grid = Decimal(step)
-    return format((Decimal(repr(float(value))) / grid).quantize(Decimal(1)) * grid, "f")
+    return format((Decimal(repr(float(value))) / grid).quantize(Decimal(1), ROUND_HALF_EVEN) * grid, "f")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The stop at the exchange that goes with a position: how far from its open it lies, wherever it is set."""
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from tasks.champion.serving import ServedModel
 from tasks.exchange.account_answers import Position
@@ -49,5 +49,5 @@ class ProtectiveStop:
         None for one at 0, which to the exchange is a position without a stop.
         """
         away = max(Decimal(str(share)), self._tick / price)
-        stop = (price * (1 - side * away) / self._tick).to_integral_value() * self._tick
+        stop = (price * (1 - side * away) / self._tick).to_integral_value(ROUND_HALF_EVEN) * self._tick
         return stop if stop > 0 else None
