@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from decimal import localcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,13 @@ def real_data() -> Path:
 
 @contextmanager
 def process_as_found() -> Iterator[None]:
-    """Undo what a program does to the whole process when it starts: umask, place of temporary files, Ctrl-C."""
+    """Undo what a program, or ccxt, does to a whole process: umask, temporary files, Ctrl-C, a Decimal's rounding."""
     names = ("TMPDIR", "DSC_UMASK")
     saved, interrupt = {name: os.environ.get(name) for name in names}, signal.getsignal(signal.SIGINT)
     umask = os.umask(0o022)
     os.umask(umask)
-    yield
+    with localcontext():
+        yield
     os.umask(umask)
     signal.signal(signal.SIGINT, interrupt)
     tempfile.tempdir = None

@@ -5,7 +5,7 @@ are booked, so that books balance exactly. The stream's rows have a few more fie
 """
 
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
 from tasks.sandbox.listing import Fields
@@ -24,7 +24,7 @@ _CENT = Decimal("1e-8")
 
 def money(amount: Decimal) -> Decimal:
     """Return an amount to the eight decimals that are booked."""
-    return amount.quantize(_CENT)
+    return amount.quantize(_CENT, ROUND_HALF_EVEN)
 
 
 def text(value: Decimal) -> str:
