@@ -189,7 +189,7 @@ class StreamSocket(WebSocket):  # type: ignore[misc]
             return
         self._held = sock
         sock.frame_buffer = _BoundedFrames(sock._recv, False)  # the original buffer is still empty
-        # Who decodes a text finds what is no UTF-8; to look for it in Python first is a seventh of a session's work.
+        # Who decodes a text finds what is no UTF-8; websocket-client looks for it in Python first, letter by letter.
         sock.cont_frame = _BoundedMessage(False, skip_utf8_validation=True)
 
     def _is_elsewhere(self, wire: Any) -> bool:

@@ -29,9 +29,8 @@ class Cause(StrEnum):
     REJECTED = "rejected"  # the exchange refused an order
     PARTIAL = "partial"  # it filled less than was asked
     ABSENT = "absent"  # it never had the order
-    NO_STOP = (
-        "NO_STOP"  # what was to be opened could have no stop; in capitals as the codes of limits, which refuse too
-    )
+    # What was to be opened could have no stop; in capitals as the codes of limits, which refuse too.
+    NO_STOP = "NO_STOP"
     # At both.
     UNKNOWN = "unknown"  # nobody could tell in time what an order had become
     HALTED = "halted"  # by a limit, a person or trouble; also a position that a halt of the home has moved

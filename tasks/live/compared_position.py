@@ -1,7 +1,5 @@
 """What one market holds, compared with the exchange: a difference that stays is trouble, which ends its trading."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal

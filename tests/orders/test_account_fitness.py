@@ -14,6 +14,8 @@ from storage.schema import DAY_MS, Rejected
 from tasks.execution.accounting import RULES
 from tasks.journal.journal_rows import Decision
 from tasks.live.gates import Denied
+from tasks.live.order_account import OrderAccount
+from tasks.live.order_gateway import OrderGateway
 from tasks.sandbox.faults import Action, Fault, Match
 from tests.orders.cells import ACCOUNT, KEY, MARKET, OPEN, TIMING, D, Desk
 from tests.orders.test_malformed_facts import says
@@ -83,21 +85,23 @@ def test_position_of_somebody_else_is_denied(open_desk: OPEN, open_account: ACCO
         orders.admit(own, MARKET)
 
 
-def opened(here: Desk) -> None:
-    """Hold 0.4 coins, of which the exchange's list of positions says nothing yet."""
+@pytest.fixture
+def lagging(open_desk: OPEN, open_account: ACCOUNT) -> tuple[Desk, OrderGateway, OrderAccount]:
+    """An account with 0.4 coins, of which the exchange's list of positions says nothing yet; three comparisons."""
+    here = open_desk()
     here.want("0.4", stop=D(50))
     here.work()
     here.sandbox.follow([says("/v5/position/list", size="0", side="")])
+    orders, own = open_account(here)
+    own.desk.timing = replace(TIMING, rounds=3)
+    return here, orders, own
 
 
 @pytest.mark.promise(15)
 def test_position_that_is_told_a_little_later_than_its_fill_is_waited_for_at_the_start(
-    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+    lagging: tuple[Desk, OrderGateway, OrderAccount], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, waits = open_desk(), list[float]()
-    opened(here)
-    orders, own = open_account(here)
-    own.desk.timing = replace(TIMING, rounds=3)
+    (here, orders, own), waits = lagging, list[float]()
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
@@ -110,12 +114,9 @@ def test_position_that_is_told_a_little_later_than_its_fill_is_waited_for_at_the
 
 @pytest.mark.promise(15)
 def test_position_that_stays_another_is_denied_after_as_many_comparisons_as_a_session_makes(
-    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch
+    lagging: tuple[Desk, OrderGateway, OrderAccount], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, waits = open_desk(), list[float]()
-    opened(here)
-    orders, own = open_account(here)
-    own.desk.timing = replace(TIMING, rounds=3)
+    (_, orders, own), waits = lagging, list[float]()
     monkeypatch.setattr("tasks.live.order_account.sleep", waits.append)
     with pytest.raises(Denied, match=r"RECONCILIATION: the exchange holds 0, the journal says 0\.4"):
         orders.admit(own, MARKET)
