@@ -1,14 +1,19 @@
-"""Rate limiting and retries of requests."""
+"""Rate limiting and retries of requests, and how much one thread waits while nobody answers them."""
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from storage.bounds import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
+from storage.schema import Banned, PipelineError, TemporaryError
 from tasks.exchange.bans import BAN_S
 
+T = TypeVar("T")
 Sleep = Callable[[float], object]
+
+_GONE_S = 6.0  # after which an asker that was turned away comes no more: a session's ask again after 5 s at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +87,53 @@ class Pace:
         """Close the bucket for all threads for `seconds`."""
         with self._lock:
             self._closed_until_s = max(self._closed_until_s, self._clock() + seconds)
+
+
+class CircuitBreaker:
+    """Lets one thread with many requests wait no more than half of its time while they go unanswered. Not thread-safe.
+
+    After a failure nothing is asked for as long as it took. Then one asker after the other has its turn, the one that
+    was turned away first before those that came later, until one is answered: so none keeps the others from asking.
+
+    Args:
+        clock: Seconds, never going back; that of a machine that sleeps may stand still, so nobody waits for the night.
+
+    Attributes:
+        why: The last failure; empty since a request was answered.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.why = ""
+        self._clock, self._closed_until_s = clock, 0.0
+        self._waiting: dict[Hashable, float] = {}  # when each was turned away last; the longest waiting first
+
+    def ask(self, asker: Hashable, request: Callable[[], T]) -> T:
+        """Return the answer to a request, or turn its asker away.
+
+        Raises:
+            TemporaryError: It is not its turn, and nothing was asked; or its request failed.
+        """
+        began_s = self._clock()
+        if self.why:
+            self._waiting[asker] = began_s
+            first = next(one for one, at_s in self._waiting.items() if began_s - at_s < _GONE_S)
+            if began_s < self._closed_until_s or first != asker:
+                raise TemporaryError(f"{self.why}; nothing was asked since")
+            del self._waiting[asker]
+        try:
+            answer = request()
+        except Banned:
+            raise  # which nobody waits for
+        except TemporaryError as err:
+            self.why, now_s = str(err), self._clock()
+            self._closed_until_s = 2 * now_s - began_s
+            raise
+        except PipelineError:
+            self._answered()
+            raise
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        self.why = ""
+        self._waiting.clear()

@@ -16,7 +16,7 @@ from storage.api_keys import ApiKey
 from storage.schema import DAY_MS, AuthError, Banned, ClockError, Instrument, Market, Rejected, TemporaryError
 from tasks.exchange.account_answers import KeyFacts, Position, read_key_facts, read_number, read_positions, read_rows
 from tasks.exchange.bans import BAN_S, Ban
-from tasks.exchange.pacing import Pace, RetryPolicy
+from tasks.exchange.pacing import CircuitBreaker, Pace, RetryPolicy
 from tasks.exchange.private_events import ExecutionNews, OrderNews, read_execution, read_order
 from tasks.exchange.reference import find_instrument, read_time
 from tasks.exchange.rest_client import RestClient
@@ -76,18 +76,21 @@ class TradingAccount:
     ) -> None:
         self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
         self.ban = ban or Ban()  # shared by orders and queries
+        self._patient = replace(_QUESTION, ban_wait_s=ban_s)
         self._questions = RestClient(
             exchange=exchange,
             url=url,
             requests_per_s=20.0,
             burst=10,
-            retry=replace(_QUESTION, ban_wait_s=ban_s),
+            retry=self._patient,
             timeout_s=timeout_s,
             key=key,
             ban=self.ban,
         )
         self._orders = new_client(exchange, url, timeout_s, key, recv_window_ms)
         self._pace = Pace(ORDERS_PER_S, int(ORDERS_PER_S), time.monotonic)
+        self._asking: CircuitBreaker | None = None
+        self._setting: CircuitBreaker | None = None
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
@@ -98,6 +101,14 @@ class TradingAccount:
         self._questions.close()
         self._questions.disconnect()
         self._orders.client.close()
+
+    def take_turns(self) -> None:
+        """Let markets ask one after the other from now on while nobody answers; orders are sent all the same.
+
+        So the thread of a session that runs does not wait for each of its markets.
+        """
+        # Two, so that what is held can be seen though nothing can be set, and set though nobody tells.
+        self._asking, self._setting = CircuitBreaker(time.monotonic), CircuitBreaker(time.monotonic)
 
     # --- orders: one request each, never repeated ---------------------------------------------------------------------
 
@@ -192,8 +203,11 @@ class TradingAccount:
         return True
 
     def _send(self, method: str, params: Mapping[str, Any]) -> Answer:
-        self._take_turn()
-        return self._send_now(method, params)
+        def send() -> Answer:
+            self._take_turn()
+            return self._send_now(method, params)
+
+        return self._setting.ask((method, params["symbol"]), send) if self._setting else send()
 
     def _take_turn(self) -> None:
         self.ban.check(HOST_NAMES[self.exchange])
@@ -307,7 +321,12 @@ class TradingAccount:
         return self._ask(what, method, params, partial(read_rows, read=read, symbol=params.get("symbol")))
 
     def _ask(self, what: str, method: str, params: Mapping[str, Any], read: Callable[[Answer], T]) -> T:
-        return self._questions.ask(what, method, params, read)
+        ask = partial(self._questions.ask, what, method, params, read)
+        if self._asking is None:
+            return ask()
+        # What is asked to see whether anybody answers again is asked once.
+        self._questions.retry = replace(self._patient, attempts=1) if self._asking.why else self._patient
+        return self._asking.ask((method, params.get("symbol")), ask)
 
 
 def _stop_at(price: Decimal) -> dict[str, str]:

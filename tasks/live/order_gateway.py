@@ -93,7 +93,8 @@ class OrderGateway:
         self.trading.__exit__(kind, error, trace)
 
     def stream(self, events: queue.Queue[Any], timing: StreamTiming, on_note: Callable[[str], object]) -> PrivateStream:
-        """Return the account's stream, which puts into the session's queue."""
+        """Return the account's stream, which puts into the session's queue, as the session begins to run."""
+        self.trading.take_turns()
         self._stream = PrivateStream(
             self._key, exchange=self.trading.exchange, url=self._link.stream_url, events=events, timing=timing,
             patient=self._link.is_replay, ban=self.trading.ban, on_note=on_note,

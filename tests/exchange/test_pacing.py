@@ -1,14 +1,15 @@
-"""The token bucket and the retry policy, in time that passes only when someone sleeps."""
+"""The token bucket, the retry policy and the circuit breaker, in time that passes only when someone sleeps."""
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
 import pytest
 
-from storage.schema import ConfigError
-from tasks.exchange.pacing import Pace, RetryPolicy
+from storage.schema import Ambiguous, Banned, ConfigError, PipelineError, Rejected, TemporaryError
+from tasks.exchange.pacing import CircuitBreaker, Pace, RetryPolicy
 
 
 def send_times(pace: Pace, time: Any, count: int) -> list[float]:
@@ -83,3 +84,75 @@ def test_back_off_is_lengthened_by_at_most_the_jitter() -> None:
 def test_retry_policy_that_breaks_a_rule_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RetryPolicy(**options)
+
+
+class Asked(list[str]):
+    """Who has asked; each question takes 5 s in an outage and is answered otherwise."""
+
+    def __init__(self, time: Any) -> None:
+        self.breaker, self.time, self.down = CircuitBreaker(time.clock), time, {"A", "B", "C"}
+
+    def ask(self, who: str) -> str:
+        """Ask, and return the answer or why there is none."""
+        try:
+            return self.breaker.ask(who, lambda: self._answer(who))
+        except PipelineError as err:
+            return str(err)
+
+    def _answer(self, who: str) -> str:
+        self.append(who)
+        if who in self.down:
+            self.time.sleep(5.0)
+            raise TemporaryError(f"{who} is not answered")
+        return f"{who} is answered"
+
+
+def test_breaker_after_a_failure_asks_nothing_for_as_long_as_that_took(fake_time: Any) -> None:
+    asked = Asked(fake_time)
+    assert [asked.ask(who) for who in "AB"] == ["A is not answered", "A is not answered; nothing was asked since"]
+    fake_time.sleep(4.9)
+    assert (asked.ask("B"), asked) == ("A is not answered; nothing was asked since", ["A"])
+    fake_time.sleep(0.1)
+    assert (asked.ask("B"), asked) == ("B is not answered", ["A", "B"])
+
+
+def test_breaker_lets_each_asker_have_its_turn_though_one_is_always_the_first_to_come(fake_time: Any) -> None:
+    asked = Asked(fake_time)
+    for _ in range(60):
+        for who in "ABC":
+            asked.ask(who)
+        fake_time.sleep(1.0)
+    assert asked[:7] == ["A", "B", "C", "A", "B", "C", "A"]
+
+
+def test_breaker_waits_for_no_asker_that_has_gone(fake_time: Any) -> None:
+    asked = Asked(fake_time)
+    for who in "ABC":
+        asked.ask(who)
+    fake_time.sleep(6.0)  # B and C are heard of no more
+    asked.ask("A")
+    assert asked == ["A", "A"]
+
+
+def test_breaker_lets_all_ask_as_soon_as_one_is_answered(fake_time: Any) -> None:
+    asked = Asked(fake_time)
+    asked.ask("A")
+    asked.down.clear()
+    fake_time.sleep(5.0)
+    assert [asked.ask(who) for who in "BAC"] == [f"{who} is answered" for who in "BAC"]
+    assert asked.breaker.why == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"), [(Rejected("no", 1), False), (Ambiguous("?"), True), (Banned("403"), False)]
+)
+def test_breaker_takes_a_refusal_for_an_answer(fake_time: Any, error: PipelineError, waits: bool) -> None:
+    breaker = CircuitBreaker(fake_time.clock)
+
+    def refuse() -> None:
+        fake_time.sleep(1.0)
+        raise error
+
+    with pytest.raises(PipelineError, match=re.escape(str(error))):
+        breaker.ask("A", refuse)
+    assert bool(breaker.why) == waits
