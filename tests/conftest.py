@@ -1,6 +1,7 @@
 """What every room's tests may ask for: real data, a home of their own, Prefect."""
 
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -27,7 +28,12 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # the first one collects
             fcntl.flock(turn, fcntl.LOCK_SH)
-        return (yield)
+        gc.disable()  # a million objects that stay, which it would go through again and again until the last test
+        try:
+            return (yield)
+        finally:
+            gc.freeze()
+            gc.enable()
 
 
 def worked_through_by_one(path: str) -> str:
