@@ -127,6 +127,12 @@ class JournalReader:
         ]
 
     @_read
+    def has_execution(self, account: str, exec_id: str) -> bool:
+        """Return whether a booking of the exchange's for an account is there."""
+        query = "SELECT 1 FROM executions WHERE exec_id = ? AND account = ?"
+        return self._db.execute(query, (exec_id, account)).fetchone() is not None
+
+    @_read
     def unsealed(self, account: str) -> list[str]:
         """Return the ids of executions that were changed after they were written; empty for a journal without seals."""
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seals'").fetchone():

@@ -96,7 +96,7 @@ class OrderDesk(ComparedPosition):
         self._asked: dict[str, tuple[Order, float, float]] = {}  # as it was, when it is asked for next, the wait then
         self._sent_s: dict[str, float] = {}  # when each order was sent, or first asked for by this process
         self._refusals = 0  # to close, of decisions in a row
-        self._refused_opens: list[str] = []  # codes of those to open, of decisions in a row
+        self._refused_opens = ("", 0)  # code of those to open, and of how many decisions in a row
         super().__init__(
             name, market, trading=trading, journal=journal, least=lot.least, begin_ms=begin_ms, timing=timing,
             halted=halted,
@@ -183,9 +183,10 @@ class OrderDesk(ComparedPosition):
                 self._stop(f"the exchange refuses to close {self.held} ({closes[-1].why})")
         if opens := [one for one in sent if not one.leg.reduces]:
             code = opens[-1].why.partition(":")[0] if opens[-1].status is Status.REJECTED else ""
+            known, n = self._refused_opens
             # Without a number it is not the exchange that has refused it.
-            self._refused_opens = [one for one in (*self._refused_opens, code) if one == code and code.isdecimal()]
-            n, self.refuses_to_open = len(self._refused_opens), ""
+            n = (n * (code == known) + 1) * code.isdecimal()
+            self._refused_opens, self.refuses_to_open = (code, n), ""
             if n >= OPEN_REFUSALS:
                 self.refuses_to_open = f"the exchange has refused to open {n} times in a row ({opens[-1].why})"
 

@@ -23,6 +23,7 @@ def move_text(kind: str, fill: Execution) -> str:
 
 
 _OF_AN_ORDER = "Trade"
+_KEPT_ORDERS = 100  # the newest: what is held was opened by one of them, and of older ones the journal alone tells
 _OVERLAP_MS = HOUR_MS  # executions are asked for again from so long before they were all known: one may come late
 _WRITTEN_MS = DAY_MS  # by which what a journal says of that may be older
 
@@ -65,7 +66,7 @@ class PositionKeeper:
         self._orders: dict[str, Order] = {}
         self._open: dict[str, Order] = {}  # of which more may come
         self._bars: dict[str, int] = {}
-        self._booked: set[str] = set()
+        self._opened = False  # whether any order of this session was to open a position
         self.begin_ms = self._since_ms = begin_ms
         self._written_ms = begin_ms
         self._resume()
@@ -79,7 +80,6 @@ class PositionKeeper:
             if order.status is Status.SUBMITTING:
                 self._learn(order, Lost("the process ended while it was sent"))
         for one in reader.executions(self.name):
-            self._booked.add(one.fill.exec_id)
             self.held += one.change
             if one.booked_ms is None:
                 self.untaken.append(one)
@@ -97,10 +97,13 @@ class PositionKeeper:
 
     def _keep(self, order: Order) -> Order:
         self._orders[order.link_id] = order
+        self._opened |= not order.leg.reduces
         if order.is_unsettled:
             self._open[order.link_id] = order
         else:
             self._open.pop(order.link_id, None)
+        if len(self._orders) > _KEPT_ORDERS and (oldest := next(iter(self._orders))) not in self._open:
+            del self._orders[oldest], self._bars[oldest]
         return order
 
     @property
@@ -120,11 +123,6 @@ class PositionKeeper:
         """Return whether an order is of this session, or the stop that came with one that is."""
         is_halt = one.link_id.startswith(HALT_ID) and bool(self._halted())
         return one.link_id in self._orders or one.parent in self._orders or (one.is_stop and self._opened) or is_halt
-
-    @property
-    def _opened(self) -> bool:
-        """Whether any order of this session was to open a position."""
-        return any(not order.leg.reduces for order in self._orders.values())
 
     def on_account_event(self, event: OrderNews | ExecutionNews) -> None:
         """Take in what the exchange says of this market, once however often it is said.
@@ -155,7 +153,7 @@ class PositionKeeper:
 
     def _book(self, event: ExecutionNews) -> None:
         fill = event.fill
-        if fill.exec_id in self._booked:
+        if self._journal.reader().has_execution(self.name, fill.exec_id):
             return
         if event.moves and not event.side:
             said = f"{event.kind} of {fill.quantity} at {fill.price} has no side, so nobody knows which way it went"
@@ -171,7 +169,6 @@ class PositionKeeper:
         if outside_change:
             self.note(event.time_ms, outside_change, move_text(event.kind, fill))
         self._journal.execution(self.name, self._bars.get(event.link_id, -1), order, event._replace(fill=fill))
-        self._booked.add(fill.exec_id)
         self.untaken.append(BookedExecution(event.kind, event.link_id, event.side, event.time_ms, fill, None))
         self.held += self.untaken[-1].change
         if outside_change == Cause.STOP_OUT:

@@ -13,9 +13,11 @@ from tasks.exchange.private_events import (
 )
 from tasks.execution.orders import Execution, Leg, LotSize, Status, next_leg
 from tasks.execution.paper import Ledger
+from tasks.live.order_desk import OrderDesk
 from tasks.sandbox.faults import CREATE_PATH, Action, Fault, Match, OrderTwist
 from tests.orders.cells import (
     ACCOUNT,
+    BAR_MS,
     CANDLES,
     KEY,
     LIMIT_S,
@@ -182,6 +184,33 @@ def test_desk_remembers_when_it_asked_of_no_order_that_is_over(open_desk: OPEN) 
         here.work()
     assert len(here.posts) == 11
     assert (here.desk._sent_s, here.desk._asked) == ({}, {})
+
+
+def test_desk_holds_no_more_of_its_past_however_many_orders_it_sends(
+    open_desk: OPEN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = 4
+    monkeypatch.setattr("tasks.live.position_keeper._KEPT_ORDERS", kept, raising=False)
+
+    def too_long(desk: OrderDesk) -> list[str]:
+        """Return what holds more than the newest orders, in a desk whose bookings a ledger has."""
+        desk.mark_booked()
+        found = {name: held for name, held in vars(desk).items() if isinstance(held, dict | list | set | tuple)}
+        return [name for name, held in found.items() if len(held) > kept]
+
+    here = open_desk()
+    for bar in range(6):
+        here.want("0.4" if bar % 2 else "-0.4", bar=bar, stop=D(50 if bar % 2 else 150))
+        here.work()
+    assert len(here.posts) == 11
+    assert too_long(here.desk) == []
+    here.desk.reconcile()  # every execution is told again, and of a stop that came with an order
+    assert (here.violations(), here.desk.trouble, here.desk.held) == ([], "", D("0.4"))
+    here.start()
+    assert (too_long(here.desk), here.violations()) == ([], [])
+    here.want("0", bar=6)
+    here.work()
+    assert (here.violations(), here.desk.outcome(BAR_MS + 6 * MARKET.interval_ms)) == ([], "")
 
 
 def test_order_of_more_executions_than_a_page_holds_is_settled_by_questions_alone(open_desk: OPEN) -> None:
