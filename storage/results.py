@@ -21,12 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, Self, TypeVar, runtime_checkable
 
-from pydantic import TypeAdapter
-
 from storage.authorship import Place, Where
 from storage.foreign import MOST_DATA_BYTES, OTHERWISE, Archive, open_file, parse_json
 from storage.objects import UNFINISHED, ObjectStore
 from storage.schema import DamagedError, PipelineError, StoreError, content_hash, one_line
+from storage.sealed import shape_of
 
 Kind = TypeVar("Kind")
 Content = bytes | Callable[[IO[bytes]], None]
@@ -138,7 +137,7 @@ class ResultStore:
             try:
                 if issubclass(kind, Filed):
                     return kind.of(files)
-                return TypeAdapter(kind).validate_python(parse_json(files[_PLAIN]))
+                return shape_of(kind).validate_python(parse_json(files[_PLAIN]))
             except OTHERWISE as err:
                 raise self._damaged(key, f"is no {kind.__name__} ({type(err).__name__}: {one_line(err)})") from err
 

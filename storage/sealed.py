@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -13,6 +13,10 @@ from storage.schema import ArtifactError, content_hash, one_line
 
 Document = dict[str, Any]
 """JSON values: text, finite numbers, booleans, None, lists and dicts with text keys."""
+
+Kind = TypeVar("Kind")
+
+_SHAPES: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 def sealed(document: Mapping[str, Any], market: str, place: Place) -> bytes:
@@ -49,6 +53,11 @@ def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
     if not place.is_ours(signed, content_hash([market.encode(), digest.encode()])):
         raise ArtifactError(f"{what} was not written with this DSC_ARTIFACT_KEY; retrain, or set the key that wrote it")
     return {**document, "seal": seal}
+
+
+def shape_of(kind: type[Kind]) -> TypeAdapter[Kind]:
+    """Return the shape of a class's documents, made once: that of a recipe takes 17 ms."""
+    return _SHAPES.get(kind) or _SHAPES.setdefault(kind, TypeAdapter(kind))
 
 
 def require_shape(shape: TypeAdapter[Any], document: Document, what: str) -> None:

@@ -17,13 +17,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import TypeAdapter
-
 from storage.authorship import Place, Where
 from storage.bounds import Checked, Day
 from storage.foreign import parse_json
 from storage.objects import ObjectStore
 from storage.schema import ArtifactError, ConfigError, Source, content_hash, one_line, parse_source
+from storage.sealed import shape_of
 from storage.version_names import market_folder
 
 Origin = Literal["exchange", "replayed", "synthetic"]
@@ -151,7 +150,7 @@ class TrialLog(Generic[Entry]):
         try:
             document = parse_json(self._objects.read(path))
             signed = document.pop("signature", "") if isinstance(document, dict) else ""
-            entry = TypeAdapter(self._kind).validate_python(document)
+            entry = shape_of(self._kind).validate_python(document)
         except ValueError as err:
             raise ArtifactError(f"{path} is damaged ({one_line(err)}); restore it from a backup, or delete it") from err
         if not self._place.is_ours(signed, _hash(path, document)):

@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from storage.authorship import Where
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray, IntArray
+from storage.sealed import shape_of
 from tasks.execution.accounting import Costs
 from tasks.execution.backtest import Positions, require_unseen
 from tasks.execution.bars import Bars
@@ -193,7 +193,7 @@ def load_evaluation(work: Where, datasets: Where, key: str) -> Evaluation:
     space and gives the same evaluation everywhere, in a second.
     """
     results = ResultStore(work)
-    inputs = TypeAdapter(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
+    inputs = shape_of(EvaluationInputs).validate_json(results.read(key)["inputs.json"])
     samples = samples_of_run(datasets, inputs.data, inputs.recipe)
     folds = judged_folds(results, samples, inputs.folds)
     return evaluate_folds(samples, inputs.recipe, folds)

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter
-
 from storage.results import ResultStore
+from storage.sealed import shape_of
 from storage.snapshots import Dataset
 from tasks.network.export import check_parity, onnx_graphs
 from tasks.network.folding import load_weights
@@ -76,4 +75,4 @@ def measure_speed(
 
 def speed_of(content: bytes) -> Speed:
     """Return the speed of which this is the JSON."""
-    return TypeAdapter(Speed).validate_json(content)
+    return shape_of(Speed).validate_json(content)

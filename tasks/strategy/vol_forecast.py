@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from storage.foreign import parse_json
 from storage.results import ResultStore
 from storage.schema import DatasetRef, FloatArray
+from storage.sealed import shape_of
 from storage.tables import parquet_bytes, read_columns
 from tasks.execution.vol_skill import VarianceForecast, VolScore, below_quantiles, beyond_usual, score_vol_forecasts
 from tasks.strategy.folds import FoldResult
@@ -56,7 +56,7 @@ class VolForecastRecord:
     @classmethod
     def of(cls, files: dict[str, bytes]) -> VolForecastRecord:
         """Return the record that `record_vol_forecasts` wrote; before format 3 without steadiness."""
-        return TypeAdapter(cls).validate_python(parse_json(files["risk.json"]))
+        return shape_of(cls).validate_python(parse_json(files["risk.json"]))
 
     def file(self) -> bytes:
         """Return it as risk.json."""
