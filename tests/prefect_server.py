@@ -22,7 +22,6 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
-from prefect.testing import utilities
 
 from flows.entry.fresh_database import give_database
 
@@ -32,6 +31,8 @@ _AUTHORITY = "authority.pem"
 @contextmanager
 def started(folder: Path) -> Iterator[None]:
     """Run flows against a server that this process starts and stops, its database in `folder`."""
+    from prefect.testing import utilities  # with the whole server: who shares one does without
+
     give_database({"PREFECT_HOME": str(folder)})  # which no test is about, and each server would make anew
     with suppress(FileNotFoundError):
         (folder / "prefect.db").rename(folder / "prefect-test.db")
