@@ -39,7 +39,7 @@ def compiled(function: Function) -> Dispatcher[Function]:
 
 
 def inlined(function: Function) -> Dispatcher[Function]:
-    """Return `function` compiled and inlined into each caller, since a call passes seven numbers for each array."""
+    """Return `function` compiled and inlined into each caller: a call passes an array as seven numbers."""
     return cached(njit(function, forceinline=True), function)
 
 

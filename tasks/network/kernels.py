@@ -23,10 +23,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.compiled import compiled
+from storage.compiled import compiled, inlined
 from storage.direct_call import UNFIT, Direct, answer, bound, fits, given, numbers
 from storage.schema import FloatArray
-from tasks.network.lanes import LANES, fma, load, lowest_bit, nonzero, pointer, relu, splat, store, total, zeros
+from tasks.network.lanes import (
+    LANES,
+    fma,
+    load,
+    load_double,
+    lowest_bit,
+    nonzero,
+    pointer,
+    relu,
+    splat,
+    store,
+    store_double,
+    total,
+    zeros,
+)
 
 Packed = NDArray[np.float32]
 Floats = Any
@@ -35,16 +49,18 @@ Floats = Any
 TILE = 4  # columns; enough to read the weights at the speed of arithmetic
 
 # The weights' header. float32 holds whole numbers up to 2**24 exactly.
-FEATURES, WIDTH, BLOCKS, TAPS, OUTPUTS, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER, GROUPS, CLASSES = range(13)
-SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(13, 19)
-TABLE, TABLE_ROW = 19, 4
+FEATURES, WIDTH, BLOCKS, TAPS, OUTPUTS, WINDOW, CONTEXT, KIND, SEES_NEWEST, CLIP, INNER, ROWS, GROUP, CLASSES = range(
+    14
+)
+SCALER, STEM, HEAD, POOL_MASK, POOL, SCRATCH = range(14, 20)
+TABLE, TABLE_ROW = 20, 4
 RING, MASK, BLOCK, DILATION = range(4)
 
-# What KIND says of the blocks; INNER is how many inputs the matrices of a block have in all, GROUPS how many matrices
-# there are: a network of members mixes each member's channels with its own alone.
+# What KIND says of the blocks; INNER is how many inputs the matrices of a block have in all, ROWS and GROUP are the
+# inputs and outputs of one of them: a network of members mixes each member's channels with its own alone.
 STANDARD, SEPARABLE, XCEPTION = range(3)
 
-# The state's clock, then four numbers per output: two float64 sums, each as a float32 pair (high, low).
+# The state's clock, then four numbers' room per output: two float64 sums.
 TIME, SEEN, AGE = range(3)
 SUMS, SUMS_ROW = 16, 4
 
@@ -184,8 +200,7 @@ def _advance(weights: Floats, state: Floats, base: int, stride: int, count: int,
     """Advance `count` columns with z set; column c has its state at base + c*stride (stride 0: bars of one market)."""
     features, width, blocks = int(weights[FEATURES]), int(weights[WIDTH]), int(weights[BLOCKS])
     taps, kind, outputs = int(weights[TAPS]), int(weights[KIND]), int(weights[OUTPUTS])
-    inner, groups = int(weights[INNER]), int(weights[GROUPS])
-    rows, group = inner // groups, width // groups
+    inner, rows, group = int(weights[INNER]), int(weights[ROWS]), int(weights[GROUP])
     z, column = _columns(weights)
     h = int(weights[SCRATCH])  # of the first state, whichever market this is: it stays in the cache
     u = h + TILE * column
@@ -212,7 +227,7 @@ def _advance(weights: Floats, state: Floats, base: int, stride: int, count: int,
         _head(weights, state, base + c * stride, h + c * column, column - width, sums, out, target + c * outputs)
 
 
-@compiled
+@inlined
 def _filter(
     weights: Floats,
     place: int,
@@ -231,18 +246,19 @@ def _filter(
 
     But for XCEPTION, u goes through a ReLU.
     """
-    bias = place + taps * width
+    bias, now = place + taps * width, ring + (time & mask) * width
+    before, earlier = ring + ((time - dilation) & mask) * width, ring + ((time - 2 * dilation) & mask) * width
     for j in range(0, width, LANES):
-        at, weight = time - (taps - 1) * dilation, place + j
-        lanes = load(weights, bias + j)
-        for _ in range(taps - 1):
-            lanes = fma(load(state, ring + (at & mask) * width + j), load(weights, weight), lanes)
-            at += dilation
+        lanes, weight = load(weights, bias + j), place + j
+        for tap in range(taps - 1, 2, -1):  # the last three, which every filter has, stand without a loop
+            lanes = fma(load(state, ring + ((time - tap * dilation) & mask) * width + j), load(weights, weight), lanes)
             weight += width
+        lanes = fma(load(state, earlier + j), load(weights, weight), lanes)
+        lanes = fma(load(state, before + j), load(weights, weight + width), lanes)
         h = load(state, newest + j)
-        lanes = fma(h, load(weights, weight), lanes)
+        lanes = fma(h, load(weights, weight + 2 * width), lanes)
         store(state, u + j, lanes if kind == XCEPTION else relu(lanes))
-        store(state, ring + (time & mask) * width + j, h)  # where the oldest was, if the ring has no room to spare
+        store(state, now + j, h)  # where the oldest was, if the ring has no room to spare
 
 
 @compiled
@@ -273,7 +289,7 @@ def _gather(
         store(state, ring + (time & mask) * width + j, h)
 
 
-@compiled
+@inlined
 def _mix(
     weights: Floats,
     place: int,
@@ -326,12 +342,11 @@ def _dense(weights: Floats, place: int, rows: int, width: int, group: int, state
         j += LANES
 
 
-@compiled
+@inlined
 def _sparse(weights: Floats, place: int, rows: int, width: int, group: int, state: Floats, u: int, h: int) -> None:
     """Do `_mix` for one column, group by group and input by input; inputs that are 0 cost nothing."""
-    bias = place + rows * width
-    for start in range(0, width, group):
-        j, end = start, start + group
+    bias, j, end = place + rows * width, 0, group
+    while j < width:
         while j + 2 * LANES <= end:
             a, b = load(weights, bias + j), load(weights, bias + j + LANES)
             for first in range(0, rows, 64):
@@ -356,19 +371,21 @@ def _sparse(weights: Floats, place: int, rows: int, width: int, group: int, stat
                     bits &= bits - 1
                     a = fma(splat(state, u + first + k), load(weights, corner + k * width), a)
             store(state, h + j, relu(a))
+            j += LANES
         u += rows
+        end += group
 
 
 @compiled
 def _active(state: Floats, u: int, count: int) -> int:
-    """Return which of the next `count` <= 64 values are not 0, as bits."""
+    """Return which of the next `count` values, LANES or twice as many, are not 0, as bits."""
     bits: int = nonzero(load(state, u))
-    for k in range(LANES, count, LANES):
-        bits |= nonzero(load(state, u + k)) << k
+    if count > LANES:
+        bits |= nonzero(load(state, u + LANES)) << LANES
     return bits
 
 
-@compiled
+@inlined
 def _dense_tile(
     weights: Floats,
     place: int,
@@ -422,13 +439,13 @@ def _head(weights: Floats, state: Floats, base: int, h: int, length: int, sums: 
         _dots(weights, newest, rows, length, state, h, sums + rows)
     for c in range(outputs):
         value, place = np.float64(state[sums + c]), base + SUMS + c * SUMS_ROW
-        running: float = _read_sum(state, place) + (value - np.float64(state[gone + c]))
-        fresh: float = _read_sum(state, place + 2) + value
+        running: float = load_double(state, place) + (value - np.float64(state[gone + c]))
+        fresh: float = load_double(state, place + 2) + value
         state[now + c] = value
         if age == window:  # `fresh` is the whole window, summed without a subtraction: go on from it
             running, fresh = fresh, 0.0
-        _write_sum(state, place, running)
-        _write_sum(state, place + 2, fresh)
+        store_double(state, place, running)
+        store_double(state, place + 2, fresh)
         logit = running / window + weights[bias + c]
         if sees_newest:
             logit += np.float64(state[sums + rows + c])
@@ -455,18 +472,6 @@ def _dots(weights: Floats, place: int, rows: int, length: int, state: Floats, h:
         state[to + row + 1] = total(b)
         state[to + row + 2] = total(c)
         state[to + row + 3] = total(d)
-
-
-@compiled
-def _read_sum(state: Floats, place: int) -> float:
-    return np.float64(state[place]) + np.float64(state[place + 1])
-
-
-@compiled
-def _write_sum(state: Floats, place: int, value: float) -> None:
-    high = np.float32(value)
-    state[place] = high
-    state[place + 1] = np.float32(value - high)
 
 
 @compiled

@@ -46,6 +46,10 @@ def _vector_address(builder: Any, pointer: Any, index: Any) -> Any:
     return builder.bitcast(builder.gep(pointer, [index]), _VECTOR.as_pointer())
 
 
+def _double_address(builder: Any, pointer: Any, index: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), ir.DoubleType().as_pointer())
+
+
 @_intrinsic
 def pointer(typing: Any, array: Any) -> Any:
     """Return the address of a contiguous array's first number."""
@@ -79,6 +83,28 @@ def store(typing: Any, pointer: Any, index: Any, lanes: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, _lanes), emit
+
+
+@_intrinsic
+def load_double(typing: Any, pointer: Any, index: Any) -> Any:
+    """Return the float64 that takes the room of pointer[index] and pointer[index + 1]."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_double_address(builder, *args), align=4)
+
+    return types.float64(pointer, types.intp), emit
+
+
+@_intrinsic
+def store_double(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Put a float64 where pointer[index] and pointer[index + 1] are."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, index, value = args
+        builder.store(value, _double_address(builder, pointer, index), align=4)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.float64), emit
 
 
 @_intrinsic

@@ -38,8 +38,8 @@ def pack(folded: FoldedWeights) -> Packed:
     sees_newest = config.newest_step or config.linear_bypass
     header[:kernels.SCALER] = (
         config.input_features, width, blocks, config.kernel_size, outputs, config.window, config.context,
-        _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner, groups,
-        config.num_classes,
+        _KINDS[config.block], sees_newest, math.inf if config.input_clip is None else config.input_clip, inner,
+        inner // groups, width // groups, config.num_classes,
     )  # fmt: skip
     header[kernels.SCALER] = put(folded.feature_mean, 1 / folded.feature_scale)
     header[kernels.STEM] = put(_wide(folded.stem.T, width), _wide(folded.stem_bias, width))

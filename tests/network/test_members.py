@@ -14,7 +14,7 @@ from tasks.network.architecture import Block, DSCConfig
 from tasks.network.engine import Engine
 from tasks.network.fit import fit
 from tasks.network.fit_config import FitConfig
-from tasks.network.kernels import GROUPS
+from tasks.network.kernels import GROUP, WIDTH
 from tasks.network.lanes import LANES
 from tasks.network.members import joined, member_config
 from tasks.network.series import Series
@@ -87,7 +87,8 @@ def test_engine_of_a_joined_network_equals_it_and_leaves_out_only_what_is_zero(
         layer.weight.data[0, -1] += 0.5
     weights = {name: tensor.numpy() for name, tensor in whole.state_dict().items()}
     engine = Engine.from_weights(config, weights, markets)
-    assert engine.weights[GROUPS] == (members if channels % LANES == 0 and not mixed else 1)
+    apart = channels % LANES == 0 and not mixed
+    assert engine.weights[GROUP] == (channels if apart else engine.weights[WIDTH])
     x = torch.randn(config.context + 4, 3, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         expected = torch.softmax(whole.forward_series(x), dim=1).numpy()
