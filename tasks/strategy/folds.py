@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +18,7 @@ from tasks.execution.vol_skill import LEVELS
 from tasks.market.walk_forward import Fold
 from tasks.network.start import Start
 from tasks.network.training_record import Progress, VolHeadFit
-from tasks.strategy.provenance import code_behind
+from tasks.strategy.provenance import code_behind, version_of
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars
 
@@ -131,7 +130,7 @@ def start_key(bars: str, recipe: Recipe) -> str:
     made_from = {
         "bars": bars,
         "code": code_behind("tasks.network.start", "tasks.strategy.samples", known=("tasks.strategy.recipe",)),
-        "libraries": [version(name) for name in _START_LIBRARIES],
+        "libraries": [version_of(name) for name in _START_LIBRARIES],
         "network": [network.input_features, network.num_classes, network.input_clip, network.linear_bypass],
         "fit": [how.bypass_start, how.start_penalty, how.mirror_margin, how.distil > 0, how.teacher_parts, how.threads],
     }
@@ -148,7 +147,7 @@ def training_inputs(recipe: Recipe) -> dict[str, Any]:
     return {
         # The recipe's part stands here.
         "code": code_behind("tasks.strategy.fold_training", known=("tasks.strategy.recipe",)),
-        "libraries": [version(name) for name in LIBRARIES],
+        "libraries": [version_of(name) for name in LIBRARIES],
         "network": recipe.network_config,
         "fit": recipe.fit_config,
     }

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from tasks.network.fit_config import FitConfig
 from tasks.network.folding import load_weights
 from tasks.strategy.folds import LIBRARIES, FoldResult
 from tasks.strategy.leak_report import LeakReport
-from tasks.strategy.provenance import code_behind
+from tasks.strategy.provenance import code_behind, version_of
 from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import Samples
 
@@ -67,7 +66,7 @@ def checks_of_code(work: ResultStore) -> Iterator[LeakCheck]:
 
     They ask no market and no recipe, so they are found in `work` where the same code was checked before.
     """
-    code, libraries = code_behind("tasks.strategy.leak_suite"), [version(name) for name in LIBRARIES]
+    code, libraries = code_behind("tasks.strategy.leak_suite"), [version_of(name) for name in LIBRARIES]
     key = ResultStore.key("code-checks", {"code": code, "libraries": libraries})
     if work.finished(key):
         yield from work.load(key, LeakReport).checks

@@ -12,6 +12,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 
@@ -47,6 +48,12 @@ def code_behind(*modules: str, known: tuple[str, ...] = ()) -> str:
     """Return the hash of `sources_behind` the modules."""
     sources = sources_behind(*modules, known=known)
     return content_hash([part for name in sorted(sources) for part in (name.encode(), sources[name])])
+
+
+@cache
+def version_of(library: str) -> str:
+    """Return a library's installed version, looked up once: that takes 1 ms, and a run loads a library once."""
+    return version(library)
 
 
 def sources_behind(*modules: str, known: tuple[str, ...] = ()) -> dict[str, bytes]:

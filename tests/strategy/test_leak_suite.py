@@ -125,7 +125,7 @@ def test_checks_of_the_code_are_made_once_for_all_markets(tmp_path: Path, monkey
     assert [*leak_suite.checks_of_code(work)] == [made] * 3
     monkeypatch.setattr(leak_suite, "isolated_training", lambda: pytest.fail("made again"))
     assert [*leak_suite.checks_of_code(work)] == [made] * 3
-    for what in ("code_behind", "version"):
+    for what in ("code_behind", "version_of"):
         with monkeypatch.context() as patch:
             patch.setattr(leak_suite, what, lambda *names: "another")
             checks = leak_suite.checks_of_code(work)
