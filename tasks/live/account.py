@@ -264,8 +264,21 @@ class Account:
         undone = self.pending is not None and self.pending.wanted != self.ledger.side
         return self._open(start_ms, self.ledger.side, self.unfilled if undone else "", Quote(price), rate, math.nan)
 
+    def begin_close_out(self, at_ms: int, quote: Quote, until_s: float) -> None:
+        """Begin to close what is held, because the session ends, amid a bar.
+
+        Args:
+            at_ms: UTC milliseconds, within the bar.
+            quote: What the market offers.
+            until_s: Of `boottime_s`: it is meant to be done by then.
+        """
+
+    def is_closing(self) -> bool:
+        """Go on with that, and return whether there is more to do; on paper there is not."""
+        return False
+
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
-        """Close what is held, because the session ends, and book it amid a bar, at `at_ms` (UTC milliseconds)."""
+        """Book what came of it; arguments as it began."""
         return self._open(at_ms, 0, Cause.STOP, quote, 0.0, math.nan)
 
     def _open(self, start_ms: int, wanted: int, cause: str, quote: Quote, rate: float, late_ms: float) -> BarOpen:

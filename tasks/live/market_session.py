@@ -15,7 +15,7 @@ import math
 import struct
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -388,8 +388,14 @@ class MarketSession:
             f"{self.market}: {self.own.ledger.quantity:g} by the ledger, and {why}" if self.own.is_open and why else ""
         )
 
-    def close_out(self) -> None:
-        """Close every position amid the bar, at what the market last offered, because the session ends."""
+    def close_out(self, until_s: float) -> Iterator[None]:
+        """Close every position amid the bar, at what the market last offered, because the session ends.
+
+        Yields while something is under way, so that other markets are closed meanwhile.
+
+        Args:
+            until_s: Of `boottime_s`: it is meant to be done by then.
+        """
         start_ms, price = self._next_ms, self._price_now
         at_ms = min(int(self._time.now_ms()), start_ms + self._step_ms - 1)  # a later row would be another bar's
         held = [account for account in self.accounts if account.is_open]
@@ -401,7 +407,12 @@ class MarketSession:
         self._book_opens([(one, one.open_unseen(start_ms, price, self._rate_due(one, start_ms))) for one in unseen])
         book = self._book
         quote = Quote(price) if book is None else Quote((book.bid + book.ask) / 2, book.bid, book.ask)
-        self._book_opens([(one, one.close_out(max(at_ms, one.opened_ms + 1), quote)) for one in held])
+        rows = [(one, max(at_ms, one.opened_ms + 1)) for one in held]
+        for one, row_ms in rows:
+            one.begin_close_out(row_ms, quote, until_s)
+        while any(one.is_closing() for one in held):  # shadows never are
+            yield
+        self._book_opens([(one, one.close_out(row_ms, quote)) for one, row_ms in rows])
 
     def worth(self, account: Account) -> float:
         """Return what an account is worth at the last close, USDT; before the first one nothing is held."""

@@ -25,7 +25,7 @@ from tasks.live.booking import coins_of, lot_size
 from tasks.live.exchange_time import ExchangeTime
 from tasks.live.held_position import HeldPosition
 from tasks.live.limits_state import forecast_risk
-from tasks.live.order_desk import Intent, OrderDesk
+from tasks.live.order_desk import CLOSES_LATER_S, Intent, OrderDesk
 from tasks.live.protective_stop import ProtectiveStop
 from tasks.live.session_config import OrderConfig
 from tasks.strategy.live_tick import forecast_vol
@@ -74,6 +74,7 @@ class OrderAccount(Account):
         super().__post_init__()
         self._lot, self.bars_unknown = lot_size(self.instrument), self.config.bars_unknown
         self._begun, self._closed_ms = _NOT_BEGUN, -1
+        self._give_up_s = 0.0  # of `boottime_s`, when the session ends
         self._said = self._why = ""  # why nothing is sent for the present bar: the cause, and a line about it
         self._told: set[str] = set()  # why the market is halted, or nothing is opened, as somebody was told
         self._stop = ProtectiveStop(self.config, self.instrument.tick_size)
@@ -327,12 +328,19 @@ class OrderAccount(Account):
             return None
         return self._booked(at_ms, self.ledger.side, "", Quote(price), float("nan"))
 
+    def begin_close_out(self, at_ms: int, quote: Quote, until_s: float) -> None:
+        """Send what closes the position."""
+        self.desk.submit_intent(Intent(at_ms, ZERO, Decimal(str(quote.first)), until_s, None))
+        self.desk.work()
+        self._give_up_s = min(boottime_s() + CLOSE_S, until_s + CLOSES_LATER_S)  # others may have been sent before it
+
+    def is_closing(self) -> bool:
+        """Go on with it, and return whether there is more to do and time left for it."""
+        self.desk.work()
+        return bool(self.desk.is_busy or self.desk.unsettled) and boottime_s() < self._give_up_s
+
     def close_out(self, at_ms: int, quote: Quote) -> BarOpen:
-        """Close the position and book it; what can't be closed in time stays, behind its stop."""
-        price = Decimal(str(quote.first))
-        give_up_s = boottime_s() + CLOSE_S
-        self.desk.submit_intent(Intent(at_ms, ZERO, price, give_up_s, None))
-        self._work_until(give_up_s)
+        """Book what was closed; what could not be in time stays, behind its stop."""
         self.desk.give_up()
         if self.desk.trouble:  # what is held there may be no order's of the session
             self.desk.compare_soon()

@@ -3,7 +3,9 @@
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from time import sleep
 
 from storage.schema import ClockError, ConfigError, PipelineError, StoreError, TemporaryError
 from tasks.champion.version_selector import ChooseVersion
@@ -24,9 +26,11 @@ from tasks.journal.journal import Journal
 from tasks.journal.journal_rows import KNOWN_CHAMPION, UNKNOWN_CHAMPION
 from tasks.live.exchange_time import ExchangeTime
 from tasks.live.market_session import MarketSession
+from tasks.live.order_account import CLOSE_S
 from tasks.live.session_config import SessionConfig
 
 _LOOK_S = 1.0  # how long the queue is waited for before somebody looks whether to stop
+_BEAT_S = 0.05  # between two looks at what is closed at the end
 _RETRY_S = 5.0  # between two questions for what REST did not give
 _CLOCK_FAILURES = 3  # to compare the clocks, in a row, after which nobody knows the exchange's time
 
@@ -113,8 +117,19 @@ class Session:
             if boottime_s() - self._looked_s > self.look_every_s:
                 self._look()
         if self._config.at_end == "flat":
-            for market in self.markets.values():
-                self._guard(market, market.close_out)
+            self._close_out()
+
+    def _close_out(self) -> None:
+        """Close what is held, in all markets side by side: none of them waits until another is flat."""
+        until_s = boottime_s() + CLOSE_S
+        closing = {market: market.close_out(until_s) for market in self.markets.values()}
+        while closing:
+            for market, steps in list(closing.items()):
+                with suppress(StopIteration):
+                    if self._guard(market, partial(next, steps)):
+                        continue
+                del closing[market]
+            sleep(_BEAT_S if closing else 0.0)
 
     def _event(self) -> Event | PrivateEvent | None:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.orders.cells import ACCOUNT, KEY, OPEN, Desk, account_of
+from tests.orders.many_markets import MANY, Many
 
 _FOUND = pytest.StashKey[dict[str, Any]]()
 NAMES = (
@@ -36,6 +37,13 @@ def open_desk(tmp_path: Path) -> Iterator[OPEN]:
     """Return an opener of desks, on one journal, that lasts for a test."""
     with ExitStack() as stack:
         yield lambda faults=(), **options: Desk(tmp_path / "orders.sqlite", stack, faults, **options)
+
+
+@pytest.fixture
+def open_many(tmp_path: Path) -> Iterator[MANY]:
+    """Return an opener of so many markets of one account that lasts for a test."""
+    with ExitStack() as stack:
+        yield lambda number: Many(tmp_path, stack, number)
 
 
 @pytest.fixture

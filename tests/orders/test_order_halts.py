@@ -112,7 +112,11 @@ def test_end_of_a_session_closes_what_is_held_after_trouble_too(open_desk: OPEN,
     here.work()
     own.desk._stop("an order of somebody else")
     assert own.is_open  # though no row of its ledger says so yet
-    booked = own.close_out(int(CANDLES.start_ms[-1]) + 1, Quote(float(PRICE)))
+    at_ms, quote = int(CANDLES.start_ms[-1]) + 1, Quote(float(PRICE))
+    own.begin_close_out(at_ms, quote, boottime_s() + LIMIT_S)
+    while own.is_closing():
+        pass
+    booked = own.close_out(at_ms, quote)
     assert (booked.opened.ledger.side, own.is_open) == (0, False)
     assert here.sandbox.account(KEY.key).positions[MARKET.symbol].size == 0
 
