@@ -49,7 +49,7 @@ def test_session_ends_as_asked_and_shows_no_key(
             assert (position.size == 0) == (at_end == "flat")
             assert float(position.size) == market.own.ledger.quantity
             Halts.of(tmp_path).latch("sandbox", MARKET, "the news")
-            rig.sandbox.follow([Fault(Match(path="/v5/position/list"), actions.ret_code(10004, echoes))])
+            rig.sandbox.follow([Fault(Match(path="/v5/position/list", times=None), actions.ret_code(10004, echoes))])
             refused = failure(lambda: orders.trading.position(MARKET))
         orders.trading.ban.begin(600.0)
         caught = [refused, failure(lambda: orders.trading.position(MARKET)), failure(lambda: pickle.dumps(KEY))]

@@ -221,7 +221,7 @@ def test_key_that_a_question_meets_a_refusal_of_is_trouble_at_once_whatever_its_
     open_desk: OPEN, code: int, status: int
 ) -> None:
     refusal = actions.with_status(status, actions.ret_code(code, "no"))
-    here = open_desk([Fault(Match(path=POSITION), refusal)])
+    here = open_desk([Fault(Match(path=POSITION, times=None), refusal)])  # a busy machine asks again
     here.desk.reconcile()
     assert f"{code}: no" in here.desk.stopped
 
