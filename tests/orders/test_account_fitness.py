@@ -126,12 +126,13 @@ def test_position_that_stays_another_is_denied_after_as_many_comparisons_as_a_se
 @pytest.mark.promise(15)
 @pytest.mark.parametrize("path", ["/v5/order/create", None])
 def test_session_killed_amid_an_order_goes_on_though_the_whole_capital_is_in_its_position(
-    open_desk: OPEN, open_account: ACCOUNT, path: str | None
+    open_desk: OPEN, open_account: ACCOUNT, monkeypatch: pytest.MonkeyPatch, path: str | None
 ) -> None:
     here = open_desk([Fault(Match(path="/v5/order/create", method="POST"), actions.delivery("reset"))], capital="5000")
     here.want("0.4", stop=D(50))
     here.desk.work()
-    if path is None:  # nor does anybody know at the start
+    if path is None:  # nor does anybody know at the start, however long it is asked for
+        monkeypatch.setattr("tasks.live.order_account.CLOSE_S", 0.3)
         here.sandbox.follow([Fault(Match(path="/v5/order/realtime", times=None), actions.http_status(502))])
     orders, own = open_account(here)
     orders.admit(own, MARKET)
