@@ -135,8 +135,10 @@ def use_dates(axes: Axes, time_ms: IntArray, width: int) -> None:
         locator.intervald[unit] = [*locator.intervald[unit], step]
     axes.xaxis.set_major_locator(locator)
     dates = ConciseDateFormatter(locator, tz=UTC)  # type: ignore[no-untyped-call]
-    dates.formats[2] = dates.zero_formats[2] = "%d %b"  # a day names its month, and the corner the year alone
+    # A day names its month, and the corner the year alone; or the day, below hours.
+    dates.formats[2] = dates.zero_formats[2] = dates.zero_formats[3] = "%d %b"
     dates.offset_formats[1] = dates.offset_formats[2] = "%Y"
+    dates.offset_formats[3] = dates.offset_formats[4] = "%d %b %Y"
     axes.xaxis.set_major_formatter(dates)
     axes.xaxis.get_offset_text().set(fontsize=9.5, color=MUTED)
     if len(time_ms) > 1:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from storage.schema import DAY_MS, FloatArray
+from storage.schema import DAY_MS, HOUR_MS, FloatArray
 from storage.written import Cell, Style, cell_text, written
 from tasks.reporting.canvas import NARROW, WIDE, svg, use_dates
 from tasks.reporting.figures import downsample, draw_equity, draw_step
@@ -109,6 +109,23 @@ def test_dates_of_any_span_have_their_ticks(first: str, width: int) -> None:
         use_dates(axes, np.array([first_ms, first_ms + span_ms]), width)
         seen = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
         assert 1 <= len(seen) <= 9
+
+
+@pytest.mark.parametrize(
+    ("hours", "ticks", "corner"),
+    [
+        (24 * 40, ["01 Jan", "08 Jan", "15 Jan", "22 Jan", "01 Feb", "08 Feb"], "2025"),
+        (12, ["01 Jan", "02:00", "04:00", "06:00", "08:00", "10:00", "12:00"], "01 Jan 2025"),
+        (3, ["01 Jan", "01:00", "02:00", "03:00"], "01 Jan 2025"),
+    ],
+)
+def test_day_is_written_alike_on_ticks_and_in_the_corner(hours: int, ticks: list[str], corner: str) -> None:
+    axes = Figure().add_subplot()
+    first_ms = np.datetime64("2025-01-01T00:00", "ms").astype(np.int64)
+    use_dates(axes, np.array([first_ms, first_ms + hours * HOUR_MS]), WIDE)
+    formatter = axes.xaxis.get_major_formatter()
+    shown = formatter.format_ticks([*axes.get_xticks()])
+    assert (shown, formatter.get_offset()) == (ticks, corner)
 
 
 def account(bars: int, model: FloatArray, held: FloatArray) -> Equity:
