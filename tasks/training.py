@@ -27,7 +27,16 @@ from tasks.strategy.recipe import Recipe
 from tasks.strategy.samples import FoldBars, fold_bars, samples_of_run
 
 
-@task(cache_policy=NO_CACHE, task_run_name="prepare fold {index} of {data.market.symbol}")
+def _named(name: str) -> Callable[..., str]:
+    """Return what names a run of a task; folds count from 1 there, as in its log and in the report."""
+
+    def named(parameters: dict[str, Any]) -> str:  # by this name Prefect gives them
+        return name.format(fold=parameters["index"] + 1, **parameters)
+
+    return named
+
+
+@task(cache_policy=NO_CACHE, task_run_name=_named("prepare fold {fold} of {data.market.symbol}"))
 def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Make what every network of a fold starts from, and return its key; see `prepare_start`."""
     from tasks.strategy.fold_training import prepare_start
@@ -41,7 +50,10 @@ def prepare_fold(data: DatasetRef, recipe: Recipe, index: int) -> str:
     )
 
 
-@task(cache_policy=NO_CACHE, task_run_name="train fold {index} of {data.market.symbol}, seed {recipe.fit_config.seed}")
+@task(
+    cache_policy=NO_CACHE,
+    task_run_name=_named("train fold {fold} of {data.market.symbol}, seed {recipe.fit_config.seed}"),
+)
 def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train one fold, predict its unseen bars, and return the key of both.
 
@@ -55,7 +67,7 @@ def train_fold(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     return _network(data, recipe, recipe, index, start, f"fold {index + 1}, seed {recipe.fit_config.seed}")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="train baselines {index} of {data.market.symbol}")
+@task(cache_policy=NO_CACHE, task_run_name=_named("train baselines of fold {fold} of {data.market.symbol}"))
 def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
     """Fit the simple models that a fold's network must beat, and return the key.
 
@@ -73,7 +85,7 @@ def train_baselines(data: DatasetRef, recipe: Recipe, index: int) -> str:
     )
 
 
-@task(cache_policy=NO_CACHE, task_run_name="train twin {index} of {data.market.symbol}")
+@task(cache_policy=NO_CACHE, task_run_name=_named("train twin of fold {fold} of {data.market.symbol}"))
 def train_twin(data: DatasetRef, recipe: Recipe, index: int, start: str) -> str:
     """Train the network's twin on a fold, and return the key of its predictions; `start` is of `prepare_fold`."""
     work = ResultStore(Settings.from_environment().work)

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from storage.schema import (
 )
 from storage.tables import parquet_bytes, read_columns
 from storage.trials import Trial, TrialLog
+from tasks import training
 from tasks.exchange.connection import ExchangeConfig
 from tasks.execution.decision import DecisionConfig
 from tasks.ingestion.bar_range import BarRange
@@ -122,6 +124,17 @@ def test_main_job_stores_a_version_that_carries_its_source_when_it_ends(job):
     page = Path(verdict.report).read_text()
     assert "synthetic market" in page
     assert str(EXCHANGE.source) in page
+
+
+def test_folds_count_from_1_in_the_names_of_their_tasks():
+    tasks = (training.prepare_fold, training.train_fold, training.train_baselines, training.train_twin)
+    given = {"data": SimpleNamespace(market=MARKET), "recipe": RECIPE, "index": 0, "start": ""}
+    assert [task.task_run_name(parameters=given) for task in tasks] == [
+        "prepare fold 1 of SYNTHUSDT",
+        f"train fold 1 of SYNTHUSDT, seed {RECIPE.fit_config.seed}",
+        "train baselines of fold 1 of SYNTHUSDT",
+        "train twin of fold 1 of SYNTHUSDT",
+    ]
 
 
 def test_version_keeps_what_its_inputs_are_worth_and_the_page_shows_it(job):
