@@ -87,8 +87,15 @@ def run_by_hand(
             print(_fitted(said) if sys.stdout.isatty() else said)
         return status(result)
 
-    with plain_errors():
-        _leave(command_app(command, examples)(with_category(sys.argv[1:])) or 0)
+    try:
+        with plain_errors():
+            ended_with = command_app(command, examples)(with_category(sys.argv[1:])) or 0
+    except SystemExit as refused:
+        if not isinstance(refused.code, str):
+            raise
+        print(refused.code, file=sys.stderr)
+        ended_with = 1
+    _leave(ended_with)
 
 
 def with_category(arguments: Sequence[str]) -> list[str]:
@@ -110,7 +117,10 @@ def with_category(arguments: Sequence[str]) -> list[str]:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the program without the seconds in which Python takes apart what it loaded; all that was to be written is."""
+    """End the program without the seconds in which Python takes apart what it loaded; all that was to be written is.
+
+    After an error DuckDB's binding would also list, in 30 lines, what the traceback keeps from being taken apart.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

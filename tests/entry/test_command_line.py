@@ -16,8 +16,7 @@ import pytest
 from prefect.context import use_profile
 from prefect.settings import PREFECT_API_URL, Profile, get_current_settings
 
-from flows.entry.command_line import _fitted, plain_errors, run_by_hand, with_category
-from flows.monitor import monitor
+from flows.entry.command_line import _fitted, plain_errors, with_category
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -86,19 +85,28 @@ def test_thread_that_logs_on_after_the_run_prints_no_traceback(home, prefect_api
     assert "still here" in (home / "logs" / "run.log").read_text()
 
 
-def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch):
+@pytest.mark.promise(19)
+def test_run_that_is_refused_says_one_line(home, prefect_api):
+    command = [sys.executable, "-m", "flows.rollback", "--symbol", "BTCUSDT", "--reason", "none"]
+    environment = os.environ | {"DSC_HOME": str(home), "PREFECT_API_URL": get_current_settings().api.url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert re.fullmatch(r"ArtifactError: nothing to roll back for .*: the champion is flat, .*\n", done.stderr)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_home_that_cannot_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch, ended):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DSC_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(sys, "argv", ["monitor"])
-    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must be a writable folder, .* \(File exists\); set"):
-        run_by_hand(monitor, ("flows.monitor",))
+    status, said = ended("monitor")
+    assert status == 1
+    assert re.match(r"StoreError: DSC_HOME must be a writable folder, .* \(File exists\); set", said.err)
 
 
-def test_full_disk_is_refused_before_anything_starts(home, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monitor"])
+def test_full_disk_is_refused_before_anything_starts(home, monkeypatch, ended):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
-    with pytest.raises(SystemExit, match=r"StoreError: DSC_HOME must have 64 MB free, .*home has 1\.5; free space or"):
-        run_by_hand(monitor, ("flows.monitor",))
+    status, said = ended("monitor")
+    assert status == 1
+    assert re.match(r"StoreError: DSC_HOME must have 64 MB free, .*home has 1\.5; free space or", said.err)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOLCK, errno.EROFS, errno.EACCES])
