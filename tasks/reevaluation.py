@@ -7,7 +7,6 @@ from prefect.logging import get_run_logger
 from storage.artifacts import ArtifactStore
 from storage.schema import VersionRef
 from storage.settings import Settings
-from tasks.champion.prediction import predict_history
 from tasks.champion.remeasure import Reevaluation, remeasure
 from tasks.live.session_review import SessionReview, review_session
 from tasks.runs.page import put_table
@@ -38,6 +37,8 @@ def review(session: str) -> SessionReview:
     Raises:
         StoreError: There is no such session.
     """
+    from tasks.champion.prediction import predict_history  # with torch: who deploys the flow does without
+
     log = get_run_logger()
     found = review_session(Settings.from_environment(), session, predict_history, log.info)
     log.info(f"reviewed session={session} accounts={len(found.accounts)} unexplained={found.unexplained}")

@@ -16,7 +16,6 @@ from storage.artifacts import ArtifactStore
 from storage.schema import Market, VersionRef, utc_text
 from storage.settings import Settings
 from storage.whole_file import replace_file
-from tasks.champion.prediction import predict_history
 from tasks.champion.version_selector import newest_version
 from tasks.exchange.connection import ExchangeConfig
 from tasks.journal.journal import Journal
@@ -42,6 +41,8 @@ def hold_session(plan: SessionPlan) -> SessionResult:
         StoreBusyError: Another process has a session of one of the markets.
         StoreError: The session's journal can't be written, or is of another session.
     """
+    from tasks.champion.prediction import predict_history  # with torch: who deploys the flow does without
+
     settings = Settings.from_environment()
     stepped = traded = 0
 

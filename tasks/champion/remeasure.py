@@ -12,7 +12,6 @@ from storage.foreign import OTHERWISE, parse_json, refusing
 from storage.schema import CLASSES, ArtifactError, DatasetRef
 from storage.tables import read_columns
 from tasks.champion.manifest import Manifest
-from tasks.champion.prediction import forecast_history
 from tasks.champion.promotion import PARITY_BOUND, Check
 from tasks.champion.vol_verdict import judge_vol_forecast
 from tasks.strategy.backtest_record import backtest_numbers
@@ -135,6 +134,8 @@ def stored_folds(artifact: Artifact, samples: Samples, recipe: Recipe) -> list[F
 
 def _repeat_predictions(artifact: Artifact, recipe: Recipe, evaluation: Evaluation) -> float:
     """Return the largest difference between stored probabilities and the published weights' own; a refit has none."""
+    from tasks.champion.prediction import forecast_history  # with torch: who deploys the flow does without
+
     fold = evaluation.samples.fold(len(evaluation.folds) - 1)
     if not len(fold.test):
         return 0.0

@@ -98,10 +98,11 @@ def test_libraries_are_imported_while_the_server_of_a_run_starts(home, tmp_path,
         assert order == [False, True]
 
 
-def test_command_of_the_main_job_loads_no_library_that_is_imported_late():
-    script = "import sys, flows.pipeline as job; print([name for name in job.LIBRARIES if name in sys.modules])"
+def test_flows_load_no_library_that_is_imported_late():
+    deployed = "ingest, retrain, pipeline, rollback, trade, monitor, evaluate"
+    script = f"import sys; from flows import {deployed}; print({*pipeline.LIBRARIES} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
-    assert found.stdout == "[]\n"
+    assert found.stdout == "set()\n"
 
 
 def test_installation_keeps_what_its_server_made(folder, tmp_path, monkeypatch):
