@@ -29,6 +29,7 @@ ORDERS_PER_S = 5.0
 """Orders per second, half of Bybit's limit for one account."""
 
 _QUESTION = RetryPolicy(attempts=3, budget_s=6.0, first_wait_s=0.25, max_wait_s=2.0, bans=0)
+_TURN_S = 3.0  # after which a session's question is repeated no more: less than a time-out, and it is asked again soon
 _MAY_HAVE_LANDED = frozenset({10014, 110072, 110079})  # a duplicate request, or link id; the order is being processed
 _WEEK_MS = 7 * DAY_MS  # longest range of one query of executions
 _MOST_PAGES = 1_000  # of 100 executions, in one week
@@ -109,6 +110,7 @@ class TradingAccount:
         """
         # Two, so that what is held can be seen though nothing can be set, and set though nobody tells.
         self._asking, self._setting = CircuitBreaker(time.monotonic), CircuitBreaker(time.monotonic)
+        self._patient = replace(self._patient, budget_s=_TURN_S)
 
     # --- orders: one request each, never repeated ---------------------------------------------------------------------
 

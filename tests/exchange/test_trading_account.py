@@ -12,7 +12,7 @@ from storage.schema import Ambiguous, Market, Rejected
 from tasks.exchange import rest_client, trading_account
 from tasks.exchange.account_answers import Position
 from tasks.exchange.trading_account import Protection, TradingAccount
-from tasks.exchange.transport import Answer
+from tasks.exchange.transport import Answer, Unreachable
 from tasks.exchange.wire_values import BadMessage, number, unsigned
 from tasks.execution.orders import Leg, Lost, Order, Refused
 from tests.exchange.banned_child import KEY
@@ -46,6 +46,31 @@ def test_position_is_read_with_its_side(answering: Callable[..., TradingAccount]
     assert answering(HELD).position(MARKET) == Position(Decimal(-2), Decimal(1))
     flat = HELD | {"side": "", "size": "0"}
     assert answering(flat).position(MARKET) == Position(Decimal(0), Decimal(1))
+
+
+@pytest.mark.promise(19)
+@pytest.mark.parametrize(("runs", "waited_s"), [(False, 10.25), (True, 5.0)])
+def test_question_that_timed_out_is_not_repeated_at_once_while_a_session_runs(
+    answering: Callable[..., TradingAccount],
+    fake_time: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: bool,
+    waited_s: float,
+) -> None:
+    account = answering(HELD)
+    account._questions.clock, account._questions.sleep = fake_time.clock, fake_time.sleep
+
+    def time_out(*asked: Any) -> Answer:
+        fake_time.sleep(5.0)
+        raise Unreachable("no answer in time")
+
+    monkeypatch.setattr(rest_client, "ask", time_out)
+    if runs:
+        account.take_turns()
+    began_s = fake_time.clock()
+    with pytest.raises(Unreachable, match="no answer in time"):
+        account.position(MARKET)
+    assert fake_time.clock() - began_s == pytest.approx(waited_s, abs=0.1)  # the wait between two is drawn
 
 
 @pytest.mark.promise(15)
