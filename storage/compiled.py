@@ -30,7 +30,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Code = TypeVar("Code")
 
 _Intrinsic: Any = type(intrinsic(lambda typing: None))  # Numba does not name the type
-os.environ.setdefault("NUMBA_OPT", "2")  # LLVM's highest level compiles nearly twice as long, and nothing runs faster
+os.environ.setdefault("NUMBA_OPT", "2")  # at 3 LLVM compiles a third longer, and nothing runs faster
 config.reload_config()  # type: ignore[no-untyped-call]  # the environment is read again at a compilation
 
 _CODE = Path(__file__).parents[1]

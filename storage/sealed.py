@@ -56,7 +56,7 @@ def unsealed(content: bytes, what: str, market: str, place: Place) -> Document:
 
 
 def shape_of(kind: type[Kind]) -> TypeAdapter[Kind]:
-    """Return the shape of a class's documents, made once: that of a recipe takes 17 ms."""
+    """Return the shape of a class's documents, made once: that of a recipe takes 10 ms."""
     return _SHAPES.get(kind) or _SHAPES.setdefault(kind, TypeAdapter(kind))
 
 

@@ -77,13 +77,13 @@ class TradingAccount:
     ) -> None:
         self.exchange, self.recv_window_ms, self.ban_s = exchange, recv_window_ms, ban_s
         self.ban = ban or Ban()  # shared by orders and queries
-        self._patient = replace(_QUESTION, ban_wait_s=ban_s)
+        self._retry = replace(_QUESTION, ban_wait_s=ban_s)
         self._questions = RestClient(
             exchange=exchange,
             url=url,
             requests_per_s=20.0,
             burst=10,
-            retry=self._patient,
+            retry=self._retry,
             timeout_s=timeout_s,
             key=key,
             ban=self.ban,
@@ -110,7 +110,7 @@ class TradingAccount:
         """
         # Two, so that what is held can be seen though nothing can be set, and set though nobody tells.
         self._asking, self._setting = CircuitBreaker(time.monotonic), CircuitBreaker(time.monotonic)
-        self._patient = replace(self._patient, budget_s=_TURN_S)
+        self._retry = replace(self._retry, budget_s=_TURN_S)
 
     # --- orders: one request each, never repeated ---------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class TradingAccount:
         if self._asking is None:
             return ask()
         # What is asked to see whether anybody answers again is asked once.
-        self._questions.retry = replace(self._patient, attempts=1) if self._asking.why else self._patient
+        self._questions.retry = replace(self._retry, attempts=1) if self._asking.why else self._retry
         return self._asking.ask((method, params.get("symbol")), ask)
 
 

@@ -23,7 +23,7 @@ LANES = 32
 
 _intrinsic: Any = intrinsic  # as Numba annotates it, callers would have to pass the typing context themselves
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
-_INDEX = ir.IntType(32)
+_DOUBLE, _INDEX = ir.DoubleType(), ir.IntType(32)
 
 
 class _LanesType(types.Type):
@@ -42,12 +42,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes_type, _VECTOR)  # type: ignore[no-untyped-call]  # untyped in Numba
 
 
-def _vector_address(builder: Any, pointer: Any, index: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), _VECTOR.as_pointer())
-
-
-def _double_address(builder: Any, pointer: Any, index: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), ir.DoubleType().as_pointer())
+def _address(builder: Any, pointer: Any, index: Any, kind: Any = _VECTOR) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
 
 
 @_intrinsic
@@ -68,7 +64,7 @@ def load(typing: Any, pointer: Any, index: Any) -> Any:
     """Return pointer[index : index + LANES]."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_vector_address(builder, *args), align=4)
+        return builder.load(_address(builder, *args), align=4)
 
     return _lanes(pointer, types.intp), emit
 
@@ -79,7 +75,7 @@ def store(typing: Any, pointer: Any, index: Any, lanes: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, index, lanes = args
-        builder.store(lanes, _vector_address(builder, pointer, index), align=4)
+        builder.store(lanes, _address(builder, pointer, index), align=4)
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, _lanes), emit
@@ -90,7 +86,8 @@ def load_double(typing: Any, pointer: Any, index: Any) -> Any:
     """Return the float64 that takes the room of pointer[index] and pointer[index + 1]."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_double_address(builder, *args), align=4)
+        pointer, index = args
+        return builder.load(_address(builder, pointer, index, _DOUBLE), align=4)
 
     return types.float64(pointer, types.intp), emit
 
@@ -101,7 +98,7 @@ def store_double(typing: Any, pointer: Any, index: Any, value: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, index, value = args
-        builder.store(value, _double_address(builder, pointer, index), align=4)
+        builder.store(value, _address(builder, pointer, index, _DOUBLE), align=4)
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp, types.float64), emit
